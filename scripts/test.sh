@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the project's tests in steps, cheapest first, stops at the first that fails, and ends with a summary.
 #   scripts/test.sh all|fast|long|STEP...
+# shellcheck disable=SC2317  # the steps are called by name
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PATH="$PWD/.venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 ANSIBLE_NOCOLOR=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
