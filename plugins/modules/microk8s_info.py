@@ -1,0 +1,261 @@
+#!/usr/bin/python
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microk8s_info
+short_description: Read the true state of a MicroK8s node
+version_added: 0.1.0
+author:
+  - TokenLabs platform developers (@tokenlabs)
+description:
+  - Reads lock files, certificates and argument files, because on a worker C(microk8s) exits 0 and does nothing.
+  - Names the next step that a host needs to become what it shall be. It changes nothing.
+requirements:
+  - Root on the target, and Python 3.11 or newer there. Nothing else is needed.
+attributes:
+  check_mode:
+    description: Can run in check mode; it only reads.
+    support: full
+  diff_mode:
+    description: Returns what changed in diff mode.
+    support: none
+  idempotent:
+    description: The same call gives the same result while the host stays as it is.
+    support: full
+options:
+  target_role:
+    description: What the host shall be. Without it no next step is named.
+    type: str
+    choices: [controller, worker]
+  ca_fingerprint:
+    description:
+      - SHA-256 of the cluster's CA certificate, which is RV(ca_fingerprint) on the first controller.
+      - An empty string means that there is no cluster yet.
+    type: str
+  node:
+    description:
+      - The Node of the host as RV(cluster.nodes) of the first controller has it; an empty dictionary when it has none.
+      - Leave it out when the controller could not be asked.
+    type: dict
+  force:
+    description: Name the steps that take a host over from another cluster instead of refusing.
+    type: bool
+    default: false
+  cluster:
+    description: Ask this control plane's API for nodes and addons too.
+    type: bool
+    default: false
+seealso:
+  - module: community.general.snap
+"""
+
+EXAMPLES = r"""
+- name: Read what the first controller knows
+  tokenlabs.platform.microk8s_info:
+    target_role: controller
+    cluster: true
+  delegate_to: "{{ groups['controllers'][0] }}"
+  run_once: true
+  register: cluster
+
+- name: Find out what this host needs
+  tokenlabs.platform.microk8s_info:
+    target_role: worker
+    ca_fingerprint: "{{ cluster.ca_fingerprint or '' }}"
+    node: "{{ cluster.cluster.nodes[inventory_hostname] | default({}) }}"
+  register: host
+"""
+
+RETURN = r"""
+node_name:
+  description: The name under which the host's kubelet registers.
+  returned: always
+  type: str
+snapd:
+  description: Whether the C(snap) command exists.
+  returned: always
+  type: bool
+installed:
+  description: Whether MicroK8s is installed.
+  returned: always
+  type: bool
+version:
+  description: The version of the installed snap.
+  returned: always
+  type: str
+revision:
+  description: The revision of the installed snap.
+  returned: always
+  type: str
+channel:
+  description: The channel that the snap follows.
+  returned: always
+  type: str
+  sample: 1.34/stable
+held:
+  description: Whether automatic refreshes are held.
+  returned: always
+  type: bool
+broken:
+  description: Whether the snap is disabled or broken.
+  returned: always
+  type: bool
+stopped:
+  description: Whether MicroK8s has been stopped by hand.
+  returned: always
+  type: bool
+launch_done:
+  description: Whether the launch configuration has been applied.
+  returned: always
+  type: bool
+role:
+  description:
+    - What the host is now, V(controlplane) or V(worker). A host on its own is a control plane.
+    - None when nothing is installed.
+  returned: always
+  type: str
+member:
+  description: Whether the host belongs to the cluster of O(ca_fingerprint). None when no fingerprint was given.
+  returned: always
+  type: bool
+half_joined:
+  description: Whether a join broke off half-way.
+  returned: always
+  type: bool
+join_in_progress:
+  description: Whether the marker of a running or failed join is there.
+  returned: always
+  type: bool
+has_peers:
+  description: Whether other nodes have joined this control plane.
+  returned: always
+  type: bool
+user_namespaces:
+  description: Namespaces other than kube-system whose pods have run on a control plane.
+  returned: always
+  type: list
+  elements: str
+ca_fingerprint:
+  description: SHA-256 of the host's own CA certificate.
+  returned: always
+  type: str
+remote_ca_fingerprint:
+  description: SHA-256 of the CA certificate of the cluster that the host has joined as a worker.
+  returned: always
+  type: str
+args:
+  description: The flags of kubelet and kube-apiserver.
+  returned: always
+  type: dict
+managed_args:
+  description: The kubelet flags that this collection has written.
+  returned: always
+  type: dict
+cri_plugin:
+  description: The name of containerd's CRI plugin in the template.
+  returned: always
+  type: str
+runtime_handlers:
+  description: The runtime handlers in containerd's template, with their programs.
+  returned: always
+  type: dict
+template_imports:
+  description: Files that containerd's template imports.
+  returned: always
+  type: list
+  elements: str
+template_error:
+  description: Why containerd's template cannot be parsed.
+  returned: always
+  type: str
+pending_restart:
+  description: Services whose configuration is newer than their process.
+  returned: always
+  type: list
+  elements: str
+aliases:
+  description: Commands that are aliases of MicroK8s commands.
+  returned: always
+  type: list
+  elements: str
+apparmor_rule:
+  description: Whether AppArmor lets runc signal containers.
+  returned: always
+  type: bool
+cluster:
+  description: What the control plane's API says.
+  returned: when O(cluster=true)
+  type: dict
+  contains:
+    api:
+      description: Whether the API answers.
+      type: bool
+    running:
+      description: Whether C(microk8s status) calls the cluster running, without which O(cluster.addons) is empty.
+      type: bool
+    addons:
+      description: Addon names with true when enabled.
+      type: dict
+    nodes:
+      description: Node names with their uid, readiness, message, version, address and taints.
+      type: dict
+action:
+  description:
+    - The next step. V(install), V(start), V(restart) its kubelet, V(wait) for readiness, V(join), V(replace) the
+      stale Node and join, V(repair) a broken join, V(rejoin) after leaving another cluster, V(none), or V(fail).
+  returned: when O(target_role) is given
+  type: str
+reason:
+  description: Why that is the next step.
+  returned: when O(target_role) is given
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import (
+    MicroK8sError,
+    decide,
+    describe,
+    read_cluster,
+    read_state,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "target_role": {"type": "str", "choices": ["controller", "worker"]},
+            "ca_fingerprint": {"type": "str"},
+            "node": {"type": "dict"},
+            "force": {"type": "bool", "default": False},
+            "cluster": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    module.run_command_environ_update = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+    def run(argv):
+        if module.get_bin_path(argv[0]) is None:
+            return 127, "", f"{argv[0]} is not installed"
+        return module.run_command(list(argv), check_rc=False)
+
+    params = module.params
+    try:
+        state = read_state(run, params["ca_fingerprint"] or None)
+        result = describe(state)
+        if params["cluster"]:
+            result["cluster"] = read_cluster(state, run)
+    except MicroK8sError as error:
+        module.fail_json(msg=str(error))
+    if params["target_role"]:
+        action = decide(state, params["node"], params["target_role"], params["force"])
+        result |= {"action": action.kind, "reason": action.reason}
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()
