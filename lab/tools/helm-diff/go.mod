@@ -1,6 +1,6 @@
 module tokenlabs.invalid/lab/helm-diff
 
-go 1.26.8
+go 1.24.0
 
 tool github.com/databus23/helm-diff/v3
 
