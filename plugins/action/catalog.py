@@ -1,0 +1,53 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Validates the inventory and derives the catalog; documented in plugins/modules/catalog.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive, summarize
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import file_order, validate
+from ansible_collections.tokenlabs.platform.plugins.plugin_utils._reader import Reader
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node; no host is contacted."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset()
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        groups = variables.get("groups", {})
+        hostvars = variables["hostvars"]
+        raw = {name: hostvars.raw_get(name) for group in ("controllers", "sparks") for name in groups.get(group, ())}
+        templars: dict[str, Templar] = {}
+
+        def render(host: str, value: Any) -> Any:
+            if host not in templars:
+                templars[host] = Templar(loader=self._loader, variables=raw[host])
+            return templars[host].template(value)
+
+        reader = Reader(
+            raw, groups, render, variables.get("inventory_dir"), variables.get("ansible_inventory_sources") or ()
+        )
+        inventory = reader.read()
+        problems = sorted({*reader.problems, *validate(inventory, reader.locate)}, key=file_order)
+        if problems:
+            return {"failed": True, "changed": False, "msg": _message([str(problem) for problem in problems])}
+        catalog = derive(inventory)
+        summary = summarize(catalog, list(inventory.shared.get("tokenlabs_tenants") or []))
+        return {"changed": False, "catalog": catalog, "summary": summary}
+
+
+def _message(problems: list[str]) -> str:
+    count = "one mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return "\n".join([f"The inventory has {count}; nothing was changed.", *problems])

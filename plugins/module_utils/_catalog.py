@@ -1,0 +1,442 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one place that derives the platform from a valid inventory. Private to the collection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, gpus_of
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
+    ARCHITECTURES,
+    DEFAULT_RELEASE,
+    RELEASES,
+    Chart,
+    Release,
+    kubernetes_minor,
+)
+
+NAMESPACE = "token-labs"
+GATEWAY = "token-labs-gateway"
+GATEWAY_CLASS = "eg"
+HF_SECRET = "hf-token"
+MODEL_PORT = 8000
+MODEL_CACHE = "/var/lib/tokenlabs/models"
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+EMBEDDINGS_PATH = "/v1/embeddings"
+MODELS_PATH = "/v1/models"
+
+_PROBE_SECONDS = 10
+_DEFAULT_STARTUP_SECONDS = 1800
+_GPU_RESOURCES = {"requests": {"cpu": "4", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "64Gi"}}
+_CPU_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+
+Data = dict[str, Any]
+
+
+def derive(inventory: Inventory) -> Data:
+    """The catalog of an inventory without problems."""
+    shared = inventory.shared
+    release = RELEASES[shared.get("tokenlabs_release") or DEFAULT_RELEASE]
+    overrides = shared.get("tokenlabs_versions") or {}
+    versions = {**release.versions, **overrides}
+    mirrors = shared.get("tokenlabs_mirrors") or {}
+    channel = shared.get("tokenlabs_microk8s_channel") or release.kubernetes_channel
+    namespace = shared.get("tokenlabs_namespace") or NAMESPACE
+    hf_secret = HF_SECRET if shared.get("tokenlabs_hf_token") else None
+    models = _models(inventory)
+    charts = {key: chart_reference(chart, versions[chart.component], mirrors) for key, chart in release.charts.items()}
+    gateway = shared.get("tokenlabs_gateway") or {}
+    return {
+        "release": {
+            "name": release.name,
+            "kubernetes_channel": channel,
+            "kubernetes_minor": kubernetes_minor(channel),
+            "versions": versions,
+        },
+        "charts": charts,
+        "manifests": _manifests(release, shared, versions, mirrors),
+        "downloads": _downloads(release, shared, versions, mirrors),
+        "pypi_index": mirrors.get("pypi"),
+        "images": {"redis": release.images["redis"], "epp": image_parts(release.images["epp"])},
+        "nodes": {host.name: _node(host) for host in inventory.hosts},
+        "controller": inventory.controllers[0].name,
+        "models": [_public(model) for model in models],
+        "tiers": _tiers(shared["tokenlabs_tiers"]),
+        "token_limits": shared.get("tokenlabs_token_limits") or "envoy",
+        "paths": _paths(models),
+        "models_body": _models_body(models),
+        "hf_secret": hf_secret,
+        "helmfile": _helmfile(models, charts, image_parts(release.images["epp"]), namespace, hf_secret),
+        "gateway": {
+            "name": GATEWAY,
+            "namespace": namespace,
+            "class": GATEWAY_CLASS,
+            "address": gateway.get("address"),
+            "http_port": gateway.get("http_port") or 80,
+        },
+        "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
+    }
+
+
+def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
+    """What a catalog means, in a few lines for people."""
+    suspended = sum(1 for tenant in tenants if tenant.get("state") == "suspended")
+    lines = [
+        f"Release {catalog['release']['name']} on Kubernetes {catalog['release']['kubernetes_channel']}",
+        f"Controller {catalog['controller']}, {sum(node['gpu'] for node in catalog['nodes'].values())} Sparks",
+    ]
+    for model in catalog["models"]:
+        lines.append(f"Model {model['served_name']} ({model['name']}) on {', '.join(model['hosts'])}")
+    for name, tier in catalog["tiers"].items():
+        members = sum(1 for tenant in tenants if tenant.get("tier") == name)
+        limits = [f"{limit} {what}/{window}" for what in ("requests", "tokens") for window, limit in tier[what].items()]
+        models = ", ".join(tier["models"]) if tier["models"] else "all models"
+        lines.append(f"Tier {name}: {', '.join(limits)}; {models}; {members} tenants")
+    lines.append(f"Tenants: {len(tenants)}" + (f", {suspended} suspended" if suspended else ""))
+    if COMPLETIONS_PATH not in catalog["paths"]:
+        lines.append(f"{COMPLETIONS_PATH} stays closed: not every model's server tells the tokens of every stream")
+    return lines
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def _without_scheme(url: str) -> str:
+    return url.partition("://")[2].rstrip("/")
+
+
+def chart_reference(chart: Chart, version: str, mirrors: Mapping[str, Any]) -> Data:
+    """Where to pull a chart from; a mirror holds it as an OCI artefact under the host and path of its source."""
+    mirror = mirrors.get("charts")
+    if mirror:
+        return {
+            "ref": f"{mirror}/{_without_scheme(chart.repository)}/{chart.name}",
+            "repo_url": None,
+            "version": version,
+            "plain_http": bool(mirrors.get("charts_plain_http")),
+        }
+    in_registry = chart.repository.startswith("oci://")
+    return {
+        "ref": f"{chart.repository}/{chart.name}" if in_registry else chart.name,
+        "repo_url": None if in_registry else chart.repository,
+        "version": version,
+        "plain_http": False,
+    }
+
+
+def mirrored(url: str, mirrors: Mapping[str, Any]) -> str:
+    """A download's address, or that of its copy under the mirror."""
+    mirror = mirrors.get("downloads")
+    return f"{mirror}/{_without_scheme(url)}" if mirror else url
+
+
+def image_parts(image: str) -> Data:
+    """``ghcr.io/llm-d/epp:v1`` as the hub, name and tag that the inferencepool chart wants."""
+    path, _separator, tag = image.rpartition(":")
+    hub, _separator, name = path.rpartition("/")
+    return {"hub": hub, "name": name, "tag": tag}
+
+
+def _checksum(component: str, kind: str, own: Mapping[str, str], release: Release, versions: Data, shared: Any) -> Any:
+    """A given checksum, else the set's, which holds for the set's version only."""
+    given = ((shared.get("tokenlabs_checksums") or {}).get(component) or {}).get(kind)
+    if given:
+        return given
+    return own.get(kind) if versions[component] == release.versions[component] else None
+
+
+def _manifests(release: Release, shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
+    manifests = {}
+    for component, manifest in release.manifests.items():
+        own = {"noarch": manifest.sha256} if manifest.sha256 else {}
+        manifests[component] = {
+            "url": mirrored(manifest.url.format(version=versions[component]), mirrors),
+            "sha256": _checksum(component, "noarch", own, release, versions, shared),
+            "version": versions[component],
+        }
+    return manifests
+
+
+def _downloads(release: Release, shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
+    downloads: Data = {}
+    for component, download in release.downloads.items():
+        version = versions[component]
+        downloads[component] = {"version": version}
+        for arch in ARCHITECTURES:
+            fields = {"version": version, "number": version.removeprefix("v"), "arch": arch}
+            downloads[component][arch] = {
+                "url": mirrored(download.url.format(**fields), mirrors),
+                "checksums_url": mirrored(download.checksums.format(**fields), mirrors),
+                "sha256": _checksum(component, arch, download.sha256, release, versions, shared),
+            }
+    return downloads
+
+
+# --- nodes, models, tiers --------------------------------------------------------------------------------------------
+
+
+def _node(host: Host) -> Data:
+    return {
+        "name": host.name,
+        "role": "controller" if host.controller else "worker",
+        "address": host.address,
+        "gpu": host.spark,
+        "gpu_slots": (host.vars.get("tokenlabs_gpu_slots") or 1) if host.spark else 0,
+        "labels": dict(host.vars.get("tokenlabs_node_labels") or {}),
+        "taints": [dict(taint) for taint in host.vars.get("tokenlabs_node_taints") or []],
+    }
+
+
+def _models(inventory: Inventory) -> list[Data]:
+    """Every model once, with the Sparks that serve it: the first definition stands for all, as they are equal."""
+    models: dict[str, Data] = {}
+    for host in inventory.sparks:
+        for model in host.models:
+            known = models.setdefault(model["name"], {**model, "hosts": []})
+            known["hosts"].append(host.name)
+    return [_complete(models[name]) for name in sorted(models)]
+
+
+def _complete(model: Data) -> Data:
+    name, engine = model["name"], model.get("engine") or "vllm"
+    return {
+        "name": name,
+        "model": model["model"],
+        "served_name": model.get("served_name") or model["model"],
+        "engine": engine,
+        "image": model["image"],
+        "args": list(model.get("args") or []),
+        "env": dict(model.get("env") or {}),
+        "gpus": gpus_of(model),
+        "hosts": sorted(model["hosts"]),
+        "replicas": len(model["hosts"]),
+        "pool": f"pool-{name}",
+        "release": f"ms-{name}",
+        "deployment": f"ms-{name}-decode",
+        "startup_seconds": model.get("startup_seconds") or _DEFAULT_STARTUP_SECONDS,
+        # not part of the catalog
+        "_command": list(model.get("command") or []),
+        "_resources": dict(model.get("resources") or {}),
+        "_shm_size": model.get("shm_size") or "8Gi",
+        "_picker_flags": dict(model.get("picker_flags") or {}),
+        "_forces_usage": engine == "vllm" or bool(model.get("forces_usage")),
+    }
+
+
+def _public(model: Data) -> Data:
+    return {key: value for key, value in model.items() if not key.startswith("_")}
+
+
+def _tiers(tiers: Mapping[str, Any]) -> Data:
+    return {
+        name: {
+            "requests": dict(tier["requests"]),
+            "tokens": dict(tier["tokens"]),
+            "models": sorted(set(tier["models"])) if tier.get("models") else None,
+        }
+        for name, tier in sorted(tiers.items())
+    }
+
+
+def _paths(models: list[Data]) -> list[str]:
+    """The paths that are open: only those on which every answer of every model tells how many tokens it cost."""
+    countable = all(model["_forces_usage"] for model in models)
+    return [CHAT_PATH, *([COMPLETIONS_PATH] if countable else []), EMBEDDINGS_PATH, MODELS_PATH]
+
+
+def _models_body(models: list[Data]) -> str:
+    data = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "tokenlabs"}
+        for name in sorted(model["served_name"] for model in models)
+    ]
+    return json.dumps({"object": "list", "data": data}, separators=(",", ":"))
+
+
+# --- helmfile --------------------------------------------------------------------------------------------------------
+
+
+def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_secret: str | None) -> Data:
+    repositories: list[Data] = []
+    releases: list[Data] = []
+    values: Data = {}
+
+    def release(name: str, chart_key: str, model: Data, needs: list[str]) -> Data:
+        chart = charts[chart_key]
+        reference = chart["ref"]
+        if chart["repo_url"]:
+            repository = {"name": chart_key, "url": chart["repo_url"]}
+            if repository not in repositories:
+                repositories.append(repository)
+            reference = f"{chart_key}/{reference}"
+        return {
+            "name": name,
+            "namespace": namespace,
+            "chart": reference,
+            "version": chart["version"],
+            "plainHttp": chart["plain_http"],
+            "needs": needs,
+            "labels": {"tokenlabs-model": model["name"]},
+            "values": [f"values/{name}.yaml"],
+        }
+
+    for model in models:
+        releases.append(release(model["pool"], "inferencepool", model, []))
+        releases.append(release(model["release"], "modelservice", model, [f"{namespace}/{model['pool']}"]))
+        values[model["pool"]] = pool_values(model, epp)
+        values[model["release"]] = worker_values(model, hf_secret)
+    return {
+        "helmDefaults": {"createNamespace": False, "historyMax": 5, "wait": False},
+        "repositories": repositories,
+        "releases": releases,
+        "values": values,
+    }
+
+
+def _labels(model: Data) -> Data:
+    # The picker's selector and the workers' labels: unique per model, or two pools would share their workers.
+    return {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": model["name"]}
+
+
+def pool_values(model: Data, epp: Data) -> Data:
+    """Values of the inferencepool chart: the pool and its endpoint picker."""
+    extension: Data = {
+        "replicas": 1,
+        "image": {**epp, "pullPolicy": "IfNotPresent"},
+        "monitoring": {
+            "prometheus": {"enabled": False, "auth": {"enabled": True, "secretName": f"{model['pool']}-metrics-reader"}}
+        },
+    }
+    if model["_picker_flags"]:
+        extension["flags"] = {"v": 1, **model["_picker_flags"]}
+    return {
+        "inferencePool": {
+            "targetPorts": [{"number": MODEL_PORT}],
+            "modelServerType": "vllm",
+            "modelServers": {"matchLabels": _labels(model)},
+        },
+        "inferenceExtension": extension,
+        "provider": {"name": "none"},
+    }
+
+
+def worker_values(model: Data, hf_secret: str | None) -> Data:
+    """Values of the llm-d-modelservice chart: one worker on each of the model's Sparks."""
+    simulated = model["engine"] == "sim"
+    artifacts: Data = {
+        "name": model["served_name"],
+        "uri": f"hf://{model['model']}",
+        "labels": _labels(model),
+    }
+    if hf_secret and not simulated:
+        artifacts["authSecretName"] = hf_secret
+    decode: Data = {
+        "create": True,
+        "replicas": model["replicas"],
+        "strategy": _strategy(model["replicas"]),
+        "parallelism": {"tensor": max(model["gpus"], 1)},
+        "extraConfig": _placement(model),
+        "terminationGracePeriodSeconds": 60,
+        "enableServiceLinks": False,
+        "monitoring": {"podmonitor": {"enabled": False}},
+        "containers": [_container(model)],
+        "volumes": _volumes(model),
+    }
+    if model["gpus"]:
+        decode["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {
+        "fullnameOverride": model["release"],
+        "modelArtifacts": artifacts,
+        "accelerator": {"type": "nvidia" if model["gpus"] else "cpu"},
+        "routing": {"servicePort": MODEL_PORT, "proxy": {"enabled": False}},
+        "decode": decode,
+        "prefill": {"create": False},
+    }
+
+
+def _strategy(replicas: int) -> Data:
+    # A surge pod would wait for ever for a GPU that the old pod holds.
+    if replicas == 1:
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+
+def _placement(model: Data) -> Data:
+    hosts = [{"key": "kubernetes.io/hostname", "operator": "In", "values": model["hosts"]}]
+    placement: Data = {
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": hosts}]}
+            },
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "labelSelector": {"matchLabels": _labels(model)},
+                        "topologyKey": "kubernetes.io/hostname",
+                    }
+                ]
+            },
+        }
+    }
+    if model["gpus"]:
+        placement["runtimeClassName"] = "nvidia"
+    return placement
+
+
+def _container(model: Data) -> Data:
+    engine = model["engine"]
+    health = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
+    ready = {"httpGet": {"path": "/ready" if engine == "sim" else "/health", "port": "http"}, "timeoutSeconds": 5}
+    container: Data = {
+        "name": engine,
+        "image": model["image"],
+        "imagePullPolicy": "IfNotPresent",
+        "modelCommand": {"vllm": "vllmServe", "sim": "imageDefault", "custom": "custom"}[engine],
+        "args": [*(["--enable-force-include-usage"] if engine == "vllm" else []), *model["args"]],
+        "env": _environment(model),
+        "ports": [{"name": "http", "containerPort": MODEL_PORT, "protocol": "TCP"}],
+        "resources": _resources(model),
+        "volumeMounts": _mounts(model),
+        "startupProbe": {
+            **health,
+            "periodSeconds": _PROBE_SECONDS,
+            "failureThreshold": -(-model["startup_seconds"] // _PROBE_SECONDS),
+        },
+        "readinessProbe": {**ready, "periodSeconds": 15, "failureThreshold": 3},
+        "livenessProbe": {**health, "timeoutSeconds": 10, "periodSeconds": 30, "failureThreshold": 3},
+    }
+    if engine == "custom":
+        container["command"] = model["_command"]
+    return container
+
+
+def _resources(model: Data) -> Data:
+    default = _GPU_RESOURCES if model["gpus"] else _CPU_RESOURCES
+    return {kind: {**default[kind], **(model["_resources"].get(kind) or {})} for kind in default}
+
+
+def _environment(model: Data) -> list[Data]:
+    own = {} if model["engine"] == "sim" else {"HF_HOME": "/model-cache"}
+    return [{"name": name, "value": value} for name, value in sorted({**own, **model["env"]}.items())]
+
+
+def _mounts(model: Data) -> list[Data]:
+    if model["engine"] == "sim":
+        return []
+    return [{"name": "model-cache", "mountPath": "/model-cache"}, {"name": "shm", "mountPath": "/dev/shm"}]
+
+
+def _volumes(model: Data) -> list[Data]:
+    if model["engine"] == "sim":
+        return []
+    return [
+        # On the Spark's own disk: weights are downloaded once, and no network file system stands in the way.
+        {"name": "model-cache", "hostPath": {"path": MODEL_CACHE, "type": "DirectoryOrCreate"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": model["_shm_size"]}},
+    ]

@@ -1,0 +1,535 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The rules of an inventory. Pure: values in, every mistake out, nothing read or changed. Private to the collection."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import (
+    ENVOY_UNITS,
+    WindowError,
+    envoy_unit,
+    window_seconds,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
+    DEFAULT_RELEASE,
+    RELEASES,
+    broken_rules,
+    kubernetes_minor,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import (
+    UNREADABLE,
+    Path,
+    Report,
+    check,
+    did_you_mean,
+    path_text,
+    quoted,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import (
+    HOST,
+    INTERNAL,
+    LABEL,
+    LABEL_FORM,
+    MODEL,
+    OWN_ARGUMENTS,
+    SECRET_NAME,
+    SECRETS,
+    SHARED,
+    TOKEN_RULE_LIMIT,
+    looks_like_placeholder,
+)
+
+# Says where a value was written: (host or None for platform-wide values, path) -> "host_vars/spark-01.yml:7".
+Locate = Callable[["str | None", Path], str]
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One mistake: where, what is wrong, what would be right."""
+
+    file: str
+    path: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        subject = f"{self.path} " if self.path else ""
+        return f"{self.file}: {subject}{self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the groups V(controllers) or V(sparks) with the variables that may differ from host to host."""
+
+    name: str
+    controller: bool
+    spark: bool
+    vars: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def address(self) -> Any:
+        """The address of this host for the other hosts of the cluster."""
+        return self.vars.get("tokenlabs_cluster_address") or self.vars.get("ansible_host") or self.name
+
+    @property
+    def models(self) -> list[Any]:
+        models = self.vars.get("tokenlabs_models")
+        return list(models) if isinstance(models, (list, tuple)) else []
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything of an inventory that concerns the platform."""
+
+    hosts: tuple[Host, ...]
+    # Platform-wide variables, read once.
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    # Every variable tokenlabs_* that exists, with the first host that has it.
+    names: Mapping[str, str] = field(default_factory=dict)
+    # Platform-wide variables that some hosts define differently, with one such host.
+    divided: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def controllers(self) -> list[Host]:
+        return [host for host in self.hosts if host.controller]
+
+    @property
+    def sparks(self) -> list[Host]:
+        return [host for host in self.hosts if host.spark]
+
+
+class _Collector:
+    """Gathers problems and finds out where each was written."""
+
+    def __init__(self, locate: Locate) -> None:
+        self.problems: list[Problem] = []
+        self._locate = locate
+
+    def at(self, host: str | None) -> Report:
+        def report(path: Path, reason: str, remedy: str) -> None:
+            self.problems.append(Problem(self._locate(host, path), path_text(path), reason, remedy))
+
+        return report
+
+
+def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
+    """Everything that is wrong with an inventory, in the order of its files."""
+    collector = _Collector(locate)
+    shared = collector.at(None)
+    _names(inventory, collector)
+    fine = {
+        name: check(schema, inventory.shared[name], (name,), shared)
+        for name, schema in SHARED.items()
+        if inventory.shared.get(name) is not None and name not in SECRETS
+    }
+    _hosts(inventory, collector)
+    _secrets(inventory, shared)
+    _versions(inventory, shared)
+    _mirrors(inventory, shared)
+    good_models = _models(inventory, collector)
+    _tiers(inventory, shared, good_models)
+    _tenants(inventory, shared)
+    _addresses(inventory, collector, bool(fine.get("tokenlabs_loadbalancer_range")))
+    return sorted(set(collector.problems), key=file_order)
+
+
+def file_order(problem: Problem) -> tuple[str, int, str, str]:
+    file, _separator, line = problem.file.rpartition(":")
+    if not line.isdigit():
+        file, line = problem.file, "0"
+    return file, int(line), problem.path, problem.reason
+
+
+def _names(inventory: Inventory, collector: _Collector) -> None:
+    known = {*SHARED, *HOST, *INTERNAL}
+    for name, host in inventory.names.items():
+        if name not in known:
+            collector.at(host)((name,), "is not a variable of this platform", did_you_mean(name, known - {*INTERNAL}))
+    for name, host in inventory.divided.items():
+        collector.at(host)(
+            (name,), "is set for one host, but holds for the whole platform", "move it to group_vars/all"
+        )
+
+
+def _hosts(inventory: Inventory, collector: _Collector) -> None:
+    everywhere = collector.at(None)
+    if not inventory.controllers:
+        everywhere(("controllers",), "has no host", "name the controller in the group controllers")
+    if len(inventory.controllers) == 2:
+        everywhere(("controllers",), "has two hosts, of which neither can go on alone", "name one or three")
+    if not inventory.sparks:
+        everywhere(("sparks",), "has no host", "name at least one Spark in the group sparks")
+    seen: dict[str, str] = {}
+    for host in inventory.hosts:
+        report = collector.at(host.name)
+        if not re.fullmatch(LABEL, host.name):
+            remedy = f"write {LABEL_FORM}; a full name belongs into ansible_host"
+            if re.fullmatch(LABEL, host.name.lower()):
+                remedy = f"write {host.name.lower()}"
+            report((), f"{quoted(host.name)} cannot be the name of a node", remedy)
+        if host.name.lower() in seen:
+            report(
+                (),
+                f"{quoted(host.name)} and {quoted(seen[host.name.lower()])} are one name to Kubernetes",
+                "rename one",
+            )
+        seen.setdefault(host.name.lower(), host.name)
+        for name, schema in HOST.items():
+            if name != "tokenlabs_models" and host.vars.get(name) is not None:
+                check(schema, host.vars[name], (name,), report)
+        if host.controller and host.spark and host.vars.get("tokenlabs_controller_is_spark") is not True:
+            report(
+                (),
+                f"{quoted(host.name)} is in both groups, controllers and sparks",
+                "leave it in one, or set tokenlabs_controller_is_spark to true if this Spark is also the controller",
+            )
+        if not host.spark:
+            for name in ("tokenlabs_models", "tokenlabs_gpu_slots"):
+                if host.vars.get(name):
+                    report(
+                        (name,), f"is set for {host.name}, which is no Spark", "move it to a host of the group sparks"
+                    )
+
+
+def _secrets(inventory: Inventory, report: Report) -> None:
+    for name in SECRETS:
+        value = inventory.shared.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str) and value.strip() and looks_like_placeholder(value):
+            report((name,), "is a placeholder or far too simple", "put the real one into a vault file")
+        else:
+            check(SHARED[name], value, (name,), report)
+
+
+def _versions(inventory: Inventory, report: Report) -> None:
+    name = inventory.shared.get("tokenlabs_release") or DEFAULT_RELEASE
+    if not isinstance(name, str):
+        return
+    release = RELEASES.get(name)
+    if release is None:
+        report(("tokenlabs_release",), f"is {quoted(name)}, which does not exist", did_you_mean(name, RELEASES))
+        return
+    overrides = inventory.shared.get("tokenlabs_versions") or {}
+    channel = inventory.shared.get("tokenlabs_microk8s_channel") or release.kubernetes_channel
+    if not isinstance(overrides, Mapping) or not isinstance(channel, str):
+        return
+    versions = {**release.versions, "kubernetes": kubernetes_minor(channel)}
+    for component, version in overrides.items():
+        if component not in release.versions or not isinstance(version, str):
+            continue
+        prefix = "v" if release.versions[component].startswith("v") else ""
+        if not re.fullmatch(prefix + r"[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?", version):
+            report(
+                ("tokenlabs_versions", component),
+                f"is {quoted(version)}, not one version",
+                f"write one such as {release.versions[component]}",
+            )
+            return
+        versions[component] = version
+    if not re.fullmatch(r"1\.[0-9]{2}", versions["kubernetes"]):
+        return
+    accepted = inventory.shared.get("tokenlabs_release_unsupported") is True
+    for rule in broken_rules(versions):
+        if accepted and not rule.known:
+            continue
+        remedy = rule.remedy
+        if not rule.known:
+            remedy += ", or set tokenlabs_release_unsupported to true to try it at your own risk"
+        culprit = next((component for component in rule.components if component in overrides), None)
+        path: Path = ("tokenlabs_versions", culprit) if culprit else ("tokenlabs_microk8s_channel",)
+        report(path, f"cannot be: {rule.reason} (source: {rule.source})", remedy)
+
+
+def _mirrors(inventory: Inventory, report: Report) -> None:
+    mirrors = inventory.shared.get("tokenlabs_mirrors")
+    if isinstance(mirrors, Mapping) and mirrors.get("charts_plain_http") is True and not mirrors.get("charts"):
+        report(
+            ("tokenlabs_mirrors", "charts_plain_http"), "is set without a mirror for charts", "add charts or remove it"
+        )
+
+
+def _models(inventory: Inventory, collector: _Collector) -> set[str] | None:
+    """The names of the models that are served; None when they cannot be told."""
+    first: dict[str, tuple[Host, Mapping[str, Any]]] = {}
+    served: dict[str, str] = {}
+    certain = True
+    for host in inventory.sparks:
+        report = collector.at(host.name)
+        value = host.vars.get("tokenlabs_models")
+        if value is None:
+            continue
+        if not isinstance(value, (list, tuple)):
+            certain = False
+            check(HOST["tokenlabs_models"], value, ("tokenlabs_models",), report)
+            continue
+        here: set[str] = set()
+        for index, model in enumerate(value):
+            path: Path = ("tokenlabs_models", index)
+            fine = check(MODEL, model, path, report)
+            name = model.get("name") if isinstance(model, Mapping) else None
+            if not isinstance(name, str):
+                certain = False
+                continue
+            if name in here:
+                report((*path, "name"), f"{name} is on this host twice", "remove one")
+                continue
+            here.add(name)
+            if name in first:
+                other, known = first[name]
+                different = _different_keys(known, model)
+                if different:
+                    report(
+                        path,
+                        f"defines {name} otherwise than {other.name} does (different: {', '.join(different)})",
+                        "one model has one definition: make them equal, or give this one another name",
+                    )
+                continue
+            first[name] = (host, model)
+            if fine:
+                _model(model, path, report)
+                public = model.get("served_name") or model["model"]
+                if public in served:
+                    key = "served_name" if model.get("served_name") else "model"
+                    report(
+                        (*path, key),
+                        f"{quoted(public)} is what clients already call {served[public]}",
+                        "set served_name to a name of its own",
+                    )
+                served.setdefault(public, name)
+        _gpu_slots(host, report)
+    if inventory.sparks and certain and not first:
+        collector.at(None)(
+            ("tokenlabs_models",),
+            "is empty on every Spark: nothing would be served",
+            "add a model to host_vars of a Spark",
+        )
+    return set(first) if certain else None
+
+
+def _different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(
+        str(key)
+        for key in {*one, *other}
+        if one.get(key) != other.get(key) and UNREADABLE not in (one.get(key), other.get(key))
+    )
+
+
+def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
+    engine = model.get("engine", "vllm")
+    if engine == "custom" and not model.get("command"):
+        report((*path, "command"), "is missing", "the engine custom needs the command that starts the server")
+    if engine != "custom":
+        for key in ("command", "forces_usage"):
+            if model.get(key) is not None:
+                report((*path, key), f"has no effect with the engine {engine}", "remove it, or set engine to custom")
+    if engine == "sim" and model.get("gpus"):
+        report((*path, "gpus"), "is set for the simulator, which uses none", "remove it")
+    if engine == "sim" and "llm-d-inference-sim" not in model["image"]:
+        report(
+            (*path, "image"), "is not the simulator", "use ghcr.io/llm-d/llm-d-inference-sim:v0.7.1, or the engine vllm"
+        )
+    if engine != "custom":
+        for index, argument in enumerate(model.get("args") or []):
+            flag = argument.split("=", maxsplit=1)[0].split(maxsplit=1)[0]
+            if flag in OWN_ARGUMENTS:
+                report((*path, "args", index), f"{flag} must not be set", OWN_ARGUMENTS[flag])
+    for name in model.get("env") or {}:
+        if SECRET_NAME.search(name):
+            report(
+                (*path, "env", name),
+                "looks like a secret, which everyone who may list pods could read here",
+                "use tokenlabs_hf_token for Hugging Face, and no other",
+            )
+
+
+def gpus_of(model: Mapping[str, Any]) -> int:
+    """How many GPUs one worker of a model takes."""
+    default = 0 if model.get("engine") == "sim" else 1
+    gpus = model.get("gpus")
+    return gpus if isinstance(gpus, int) and not isinstance(gpus, bool) else default
+
+
+def _gpu_slots(host: Host, report: Report) -> None:
+    slots = host.vars.get("tokenlabs_gpu_slots")
+    if isinstance(slots, bool) or not isinstance(slots, int):
+        slots = 1
+    wanted = sum(gpus_of(model) for model in host.models if isinstance(model, Mapping))
+    if wanted > slots:
+        report(
+            ("tokenlabs_models",),
+            f"needs {wanted} GPU slots, {host.name} has {slots}",
+            f"move a model to another Spark, or share the GPU with tokenlabs_gpu_slots: {wanted}",
+        )
+
+
+def _tiers(inventory: Inventory, report: Report, models: set[str] | None) -> None:
+    tiers = inventory.shared.get("tokenlabs_tiers")
+    if tiers is None:
+        report(("tokenlabs_tiers",), "is missing", "define at least one tier in group_vars/all/tiers.yml")
+    if not isinstance(tiers, Mapping):
+        return
+    counted_by_envoy = (inventory.shared.get("tokenlabs_token_limits") or "envoy") == "envoy"
+    rules = 0
+    for name, tier in tiers.items():
+        if not isinstance(tier, Mapping):
+            continue
+        path: Path = ("tokenlabs_tiers", str(name))
+        for what in ("requests", "tokens"):
+            limits = tier.get(what)
+            if isinstance(limits, Mapping):
+                _same_length(limits, (*path, what), report)
+        tokens = tier.get("tokens")
+        if counted_by_envoy and isinstance(tokens, Mapping):
+            rules += len(tokens)
+            for window in tokens:
+                _envoy_window(window, (*path, "tokens", str(window)), report)
+        allowed = tier.get("models")
+        if models is not None and isinstance(allowed, (list, tuple)):
+            for index, model in enumerate(allowed):
+                if isinstance(model, str) and model not in models:
+                    report(
+                        (*path, "models", index), f"{quoted(model)} is served by no Spark", did_you_mean(model, models)
+                    )
+    if rules > TOKEN_RULE_LIMIT:
+        report(
+            ("tokenlabs_tiers",),
+            f"has {rules} token limits, Envoy Gateway takes {TOKEN_RULE_LIMIT}",
+            "use fewer tiers or windows, or set tokenlabs_token_limits to kuadrant",
+        )
+
+
+def _same_length(limits: Mapping[Any, Any], path: Path, report: Report) -> None:
+    seen: dict[int, str] = {}
+    for window in limits:
+        try:
+            seconds = window_seconds(window) if isinstance(window, str) else 0
+        except WindowError:
+            continue
+        if seconds in seen:
+            report((*path, str(window)), f"is as long as {seen[seconds]}", "keep one of them")
+        elif seconds:
+            seen[seconds] = window
+
+
+def _envoy_window(window: Any, path: Path, report: Report) -> None:
+    try:
+        if isinstance(window, str) and window_seconds(window) not in ENVOY_UNITS:
+            envoy_unit(window)
+    except WindowError as error:
+        # A window of no form at all has been reported by the schema.
+        if "Envoy Gateway" in error.reason:
+            report(path, error.reason, error.remedy)
+
+
+def _tenants(inventory: Inventory, report: Report) -> None:
+    tenants = inventory.shared.get("tokenlabs_tenants")
+    tiers = inventory.shared.get("tokenlabs_tiers")
+    if not isinstance(tenants, (list, tuple)):
+        return
+    known = [str(name) for name in tiers] if isinstance(tiers, Mapping) else None
+    first: dict[str, int] = {}
+    for index, tenant in enumerate(tenants):
+        if not isinstance(tenant, Mapping):
+            continue
+        tier, name = tenant.get("tier"), tenant.get("name")
+        if known is not None and isinstance(tier, str) and tier.strip() and tier not in known:
+            reason = f"is {quoted(tier)}, which is no tier"
+            report(("tokenlabs_tenants", index, "tier"), reason, did_you_mean(tier, known))
+        if isinstance(name, str):
+            if name in first:
+                reason = f"{quoted(name)} is the name of tokenlabs_tenants[{first[name]}] too"
+                report(("tokenlabs_tenants", index, "name"), reason, "give every tenant a name of its own")
+            first.setdefault(name, index)
+
+
+def _ipv4(value: Any) -> ipaddress.IPv4Address | None:
+    try:
+        return ipaddress.IPv4Address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool) -> None:
+    owners: dict[ipaddress.IPv4Address, str] = {}
+    for host in inventory.hosts:
+        _address(host, owners, collector.at(host.name))
+    report = collector.at(None)
+    ranges: list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]] = []
+    if range_is_text:
+        ranges = _ranges(inventory.shared["tokenlabs_loadbalancer_range"], report)
+        for address, name in owners.items():
+            if any(low <= address <= high for low, high in ranges):
+                report(
+                    ("tokenlabs_loadbalancer_range",),
+                    f"contains {address}, the address of {name}",
+                    "choose addresses that no host has and that DHCP does not give away",
+                )
+    gateway = inventory.shared.get("tokenlabs_gateway")
+    wanted = gateway.get("address") if isinstance(gateway, Mapping) else None
+    if isinstance(wanted, str) and wanted.strip():
+        chosen = _ipv4(wanted)
+        path: Path = ("tokenlabs_gateway", "address")
+        if chosen is None:
+            report(
+                path, f"is {quoted(wanted)}, not an IPv4 address", "write one such as 192.168.1.240, or leave it out"
+            )
+        elif ranges and not any(low <= chosen <= high for low, high in ranges):
+            report(path, f"is {wanted}, outside tokenlabs_loadbalancer_range", "choose one within it")
+
+
+def _address(host: Host, owners: dict[ipaddress.IPv4Address, str], report: Report) -> None:
+    given = host.address
+    if given is UNREADABLE or not isinstance(given, str):
+        return
+    path: Path = ()
+    for name in ("tokenlabs_cluster_address", "ansible_host"):
+        if host.vars.get(name):
+            path = (name,)
+            break
+    address = _ipv4(given)
+    if address is None:
+        if re.fullmatch(r"<.*>", given):
+            report(path, "is still the placeholder of an example", "write the IPv4 address of the host")
+        elif path == ("tokenlabs_cluster_address",):
+            report(path, f"is {quoted(given)}, not an IPv4 address", "write one such as 192.168.1.11")
+        else:
+            report(
+                path,
+                f"{quoted(given)} is a name, and MicroK8s joins by IPv4 address only",
+                "set tokenlabs_cluster_address (or ansible_host) to the IPv4 address of the host",
+            )
+    elif address.is_loopback or address.is_unspecified or address.is_multicast:
+        report(path, f"is {given}, which other hosts cannot reach", "write the address in the hosts' network")
+    elif address in owners:
+        report(path, f"is {given}, the address of {owners[address]} too", "give every host its own")
+    else:
+        owners[address] = host.name
+
+
+def _ranges(text: str, report: Report) -> list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]]:
+    path: Path = ("tokenlabs_loadbalancer_range",)
+    ranges = []
+    for part in text.split(","):
+        first, separator, last = part.strip().partition("-")
+        low, high = _ipv4(first.strip()), _ipv4(last.strip())
+        if not separator or low is None or high is None:
+            report(path, f"is {quoted(text)}, not a range", "write FIRST-LAST, such as 192.168.1.240-192.168.1.250")
+            return []
+        if low > high:
+            report(path, f"ends before it begins ({part.strip()})", f"write {high}-{low}")
+            return []
+        ranges.append((low, high))
+    ranges.sort()
+    if any(after[0] <= before[1] for before, after in itertools.pairwise(ranges)):
+        report(path, "names addresses twice", "write ranges that do not overlap")
+    return ranges

@@ -1,0 +1,252 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every variable that an inventory may set, and its form. Private to the collection."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import MAXIMUM, WindowError, window_seconds
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
+    ARCHITECTURES,
+    DEFAULT_RELEASE,
+    RELEASES,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import (
+    Flag,
+    Items,
+    Number,
+    Path,
+    Record,
+    Report,
+    Table,
+    Text,
+    quoted,
+)
+
+LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+LABEL_FORM = "lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"
+# Longest name of a model: "pool-" + name must fit into the 40 characters after which the inferencepool chart cuts.
+MODEL_NAME_LIMIT = 35
+# The CRD of BackendTrafficPolicy takes no more rules.
+TOKEN_RULE_LIMIT = 128
+
+_QUANTITY = Text(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", "a quantity such as 500m, 4 or 32Gi")
+_IMAGE = re.compile(
+    r"(?P<name>[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+# Arguments that the platform sets itself.
+OWN_ARGUMENTS = {
+    "--model": "it comes from `model`",
+    "--served-model-name": "it comes from `served_name`",
+    "--port": "the platform chooses it",
+    "--host": "the platform chooses it",
+    "--enable-force-include-usage": "the platform always sets it, so that every token is counted",
+    "--api-key": "the gateway checks keys, and an argument is readable by everyone on the host",
+}
+
+ENGINES = ("vllm", "sim", "custom")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image that is pinned by a tag other than latest, or by digest."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not Text().check(value, path, report):
+            return False
+        match = _IMAGE.fullmatch(value)
+        if not match:
+            report(
+                path,
+                f"is {quoted(value)}, not an image",
+                "write registry/name:tag, such as ghcr.io/llm-d/llm-d-cuda:v0.5.0",
+            )
+        elif not match["tag"] and not match["digest"]:
+            report(path, "has neither tag nor digest, which means latest", "add the tag of a version, or a digest")
+        elif match["tag"] == "latest" and not match["digest"]:
+            report(
+                path, "has the tag latest, which changes without notice", "write the tag of a version, or add a digest"
+            )
+        else:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Url:
+    """An address of a mirror."""
+
+    schemes: tuple[str, ...]
+    example: str
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not Text().check(value, path, report):
+            return False
+        scheme, separator, rest = value.partition("://")
+        if "@" in rest:
+            report(path, "contains a user name or password", f"write it without, such as {self.example}")
+        elif not separator or scheme not in self.schemes:
+            report(
+                path, f"must begin with {' or '.join(f'{name}://' for name in self.schemes)}", f"write {self.example}"
+            )
+        elif not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*", rest):
+            report(
+                path,
+                f"is {quoted(value)}, not an address of a mirror",
+                f"write {self.example}, without a slash at the end",
+            )
+        else:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Window:
+    """The key of a limit."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not isinstance(value, str):
+            report(path, "is not a window", "write whole numbers with the units h, m, s, such as 1m or 24h")
+            return False
+        try:
+            window_seconds(value)
+        except WindowError as error:
+            report(path, error.reason, error.remedy)
+            return False
+        return True
+
+
+_LIMITS = Table(Window(), Number(1, MAXIMUM), filled=True, example="{1m: 10, 24h: 100}")
+
+MODEL = Record(
+    {
+        "name": Text(LABEL, LABEL_FORM, longest=MODEL_NAME_LIMIT),
+        "model": Text(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", "a model's id such as nvidia/NAME"),
+        "served_name": Text(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", "the name that clients send as `model`"),
+        "engine": Text(choices=ENGINES),
+        "image": Image(),
+        "command": Items(Text(), filled=True, example="[python3, -m, server]"),
+        "args": Items(Text(), example="[--max-model-len=32768]"),
+        "env": Table(Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), Text(), example="{NAME: value}"),
+        "gpus": Number(0, 8),
+        "resources": Record(
+            {name: Record({"cpu": _QUANTITY, "memory": _QUANTITY}, what="resource") for name in ("requests", "limits")}
+        ),
+        "shm_size": _QUANTITY,
+        "startup_seconds": Number(30, 86400),
+        "picker_flags": Table(Text(r"[a-z][a-z-]*", "a flag without dashes in front"), Text(), example="{flag: value}"),
+        "forces_usage": Flag(),
+    },
+    required=("name", "model", "image"),
+    hints={"gpu": "did you mean gpus?", "tag": "write it in image", "replicas": "put the model on more Sparks"},
+)
+TIER = Record(
+    {
+        "requests": _LIMITS,
+        "tokens": _LIMITS,
+        "models": Items(Text(), filled=True, example="[nemotron-llama-8b]"),
+        "description": Text(),
+    },
+    required=("requests", "tokens"),
+)
+TIER_NAME = Text(
+    r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", "lower-case letters, digits and dashes, at most 32, a letter first"
+)
+TENANT = Record(
+    {
+        "name": Text(LABEL, LABEL_FORM),
+        "tier": Text(),
+        "state": Text(choices=("active", "suspended")),
+    },
+    required=("name", "tier"),
+    hints={"key": "keys are made by the platform, never written down here", "api_key": "keys are made by the platform"},
+)
+_TAINT = Record(
+    {
+        "key": Text(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,315}[A-Za-z0-9])?", "the key of a taint"),
+        "value": Text(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the value of a taint"),
+        "effect": Text(choices=("NoSchedule", "PreferNoSchedule", "NoExecute")),
+    },
+    required=("key", "effect"),
+)
+
+_COMPONENTS = RELEASES[DEFAULT_RELEASE].versions
+_DOWNLOADS = (*RELEASES[DEFAULT_RELEASE].downloads, *RELEASES[DEFAULT_RELEASE].manifests)
+_SHA256 = Text(r"[0-9a-f]{64}", "64 hexadecimal digits")
+
+# Variables of the whole platform: the same for every host.
+SHARED: dict[str, Any] = {
+    "tokenlabs_release": Text(),
+    "tokenlabs_release_unsupported": Flag(),
+    "tokenlabs_versions": Record(dict.fromkeys(_COMPONENTS, Text()), what="component"),
+    "tokenlabs_checksums": Record(
+        dict.fromkeys(_DOWNLOADS, Record(dict.fromkeys((*ARCHITECTURES, "noarch"), _SHA256), what="architecture")),
+        what="download",
+    ),
+    "tokenlabs_mirrors": Record(
+        {
+            "charts": Url(("oci",), "oci://mirror.example.com:5000"),
+            "charts_plain_http": Flag(),
+            "downloads": Url(("http", "https"), "https://mirror.example.com/downloads"),
+            "pypi": Url(("http", "https"), "https://mirror.example.com/simple"),
+        },
+        what="mirror",
+    ),
+    "tokenlabs_tiers": Table(TIER_NAME, TIER, filled=True, example="{free: {requests: {1m: 10}, tokens: {1m: 5000}}}"),
+    "tokenlabs_tenants": Items(TENANT, example="a list of {name: ..., tier: ...}"),
+    "tokenlabs_token_limits": Text(choices=("envoy", "kuadrant")),
+    "tokenlabs_namespace": Text(LABEL, LABEL_FORM),
+    "tokenlabs_gateway": Record({"http_port": Number(1, 65535), "address": Text()}, what="setting"),
+    "tokenlabs_loadbalancer_range": Text(),
+    "tokenlabs_hf_token": Text(
+        r"(hf|api_org)_[A-Za-z0-9]{16,}", "a token of Hugging Face, in a vault file", secret=True
+    ),
+    "tokenlabs_redis_password": Text(
+        r"[A-Za-z0-9_.~-]{16,}",
+        "at least 16 letters, digits or _.~-, in a vault file, or leave it out to have one made",
+        secret=True,
+    ),
+    "tokenlabs_microk8s_channel": Text(
+        r"1\.[0-9]{2}(-strict)?/(stable|candidate|beta|edge)", "a track and risk such as 1.34/stable"
+    ),
+    "tokenlabs_kubeconfig": Text(r"/.+", "an absolute path"),
+    "tokenlabs_keys_dir": Text(),
+    "tokenlabs_prune": Flag(),
+    "tokenlabs_no_log": Flag(),
+}
+
+# Variables that each host may set for itself.
+HOST: dict[str, Any] = {
+    "tokenlabs_models": Items(MODEL, example="a list of {name: ..., model: ..., image: ...}"),
+    "tokenlabs_gpu_slots": Number(1, 32),
+    "tokenlabs_cluster_address": Text(),
+    "tokenlabs_controller_is_spark": Flag(),
+    "tokenlabs_node_labels": Table(
+        Text(r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the name of a label"),
+        Text(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the value of a label"),
+        example="{rack: a1}",
+    ),
+    "tokenlabs_node_taints": Items(_TAINT, example="a list of {key: ..., effect: NoSchedule}"),
+}
+
+SECRETS = ("tokenlabs_hf_token", "tokenlabs_redis_password")
+# Set by the collection itself.
+INTERNAL = ("tokenlabs_catalog",)
+
+_PLACEHOLDER = re.compile(
+    r"change[-_ ]?(me|it|this)|replace|example|placeholder|your[-_ ]|todo|fixme|dummy|insert|x{5,}|\.\.\.|12345|"
+    r"^(password|passwd|secret|token|redis|admin|test|foobar|default)[0-9!_-]*$",
+    re.IGNORECASE,
+)
+
+
+def looks_like_placeholder(secret: str) -> bool:
+    """Whether a secret is one that was meant to be replaced, or is as good as none."""
+    return bool(_PLACEHOLDER.search(secret)) or bool(re.fullmatch(r"<.*>", secret)) or len(set(secret)) < 6

@@ -1,0 +1,175 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reads the platform's variables from Ansible, and finds the file and line where each was written. Private."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, Problem
+from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import UNREADABLE, Path, path_text
+from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import HOST, SHARED
+
+try:
+    from ansible._internal._datatag._tags import Origin
+except ImportError:  # not an interface that Ansible promises to keep
+    Origin = None
+
+_CONNECTION = ("ansible_host",)
+# Renders a text in the context of a host's variables.
+Render = Callable[[str, Any], Any]
+
+
+class Reader:
+    """The variables of the hosts in the groups C(controllers) and C(sparks)."""
+
+    def __init__(
+        self,
+        raw: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, Iterable[str]],
+        render: Render,
+        inventory_dir: str | None,
+        sources: Iterable[str] = (),
+    ) -> None:
+        self._raw = raw
+        self._render = render
+        self._controllers = list(dict.fromkeys(groups.get("controllers", ())))
+        self._sparks = list(dict.fromkeys(groups.get("sparks", ())))
+        self._directory = inventory_dir
+        self._sources = [str(source) for source in sources]
+        self._owner: dict[str, str] = {}
+        self.problems: list[Problem] = []
+
+    @property
+    def hosts(self) -> list[str]:
+        return list(dict.fromkeys([*self._controllers, *self._sparks]))
+
+    def read(self) -> Inventory:
+        """Everything that could be read; what could not is in ``problems``."""
+        shared, names, divided = self._shared()
+        return Inventory(
+            hosts=tuple(self._host(name) for name in self.hosts), shared=shared, names=names, divided=divided
+        )
+
+    def _shared(self) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+        shared: dict[str, Any] = {}
+        names: dict[str, str] = {}
+        divided: dict[str, str] = {}
+        first: dict[str, Any] = {}
+        for host in self.hosts:
+            for name, value in self._raw[host].items():
+                if not name.startswith("tokenlabs_"):
+                    continue
+                names.setdefault(str(name), host)
+                if name not in SHARED:
+                    continue
+                if name not in first:
+                    first[name] = value
+                    self._owner[name] = host
+                elif value is not first[name] and value != first[name]:
+                    divided.setdefault(name, host)
+        for name, owner in self._owner.items():
+            shared[name] = self._value(owner, (name,), first[name], shared=True)
+            missing = [host for host in self.hosts if name not in self._raw[host]]
+            if missing and name not in divided:
+                divided[name] = owner
+        return shared, names, divided
+
+    def _host(self, name: str) -> Host:
+        values = {
+            key: self._value(name, (key,), self._raw[name][key])
+            for key in (*HOST, *_CONNECTION)
+            if self._raw[name].get(key) is not None
+        }
+        return Host(name, name in self._controllers, name in self._sparks, values)
+
+    def _value(self, host: str, path: Path, value: Any, shared: bool = False) -> Any:
+        """A value without templates, read leaf by leaf so that one bad leaf spoils nothing else."""
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, Mapping):
+            return {key: self._value(host, (*path, _step(key)), item, shared) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._value(host, (*path, index), item, shared) for index, item in enumerate(value)]
+        if isinstance(value, str) and "{" not in value:
+            return value
+        try:
+            return self._render(host, value)
+        except (AnsibleError, RecursionError) as error:
+            # Not the error's whole text: it could quote what is written around the place.
+            file = self.locate(None if shared else host, path)
+            self.problems.append(Problem(file, path_text(path), *_unreadable(error)))
+            return UNREADABLE
+
+    def locate(self, host: str | None, path: Path) -> str:
+        """The file and line of a value, as near as Ansible remembers."""
+        if path and host is None:
+            host = self._owner.get(str(path[0]))
+        if host is None or host not in self._raw:
+            return self._inventory()
+        if not path:
+            return self._written(self._raw[host].get("inventory_hostname")) or self._inventory()
+        origin = None
+        value: Any = self._raw[host]
+        for step in path:
+            if isinstance(value, Mapping):
+                key = next((known for known in value if _step(known) == step), None)
+                if key is None:
+                    break
+                value = value[key]
+                origin = self._written(key) or self._written(value) or origin
+            elif isinstance(value, (list, tuple)) and isinstance(step, int) and step < len(value):
+                value = value[step]
+                origin = self._written(value) or origin
+            else:
+                break
+        return origin or self._inventory()
+
+    def _written(self, value: Any) -> str | None:
+        origin = Origin.get_tag(value) if Origin is not None else None
+        if origin is None or origin is Origin.UNKNOWN:
+            return None
+        if not origin.path:
+            return str(origin.description).strip("<>")
+        line = f":{origin.line_num}" if origin.line_num and origin.line_num > 0 else ""
+        return self._short(origin.path) + line
+
+    def _short(self, path: str) -> str:
+        if self._directory:
+            relative = os.path.relpath(path, self._directory)
+            if not relative.startswith(".."):
+                return relative
+        relative = os.path.relpath(path)
+        return path if relative.startswith("..") else relative
+
+    def _inventory(self) -> str:
+        if not self._sources:
+            return "inventory"
+        source = self._sources[0]
+        return os.path.relpath(source) if os.path.exists(source) else source
+
+
+def _step(key: Any) -> str | int:
+    return key if isinstance(key, str) else str(key)
+
+
+def _unreadable(error: BaseException) -> tuple[str, str]:
+    """The reason and the remedy for a value that has no value."""
+    text = str(error)
+    undefined = re.search(r"'([A-Za-z_][A-Za-z0-9_]*)' is undefined", text)
+    if isinstance(error, RecursionError) or "recursi" in text.lower():
+        return "refers to itself", "break the circle"
+    if undefined:
+        return f"uses {undefined[1]}, which is not defined", f"define {undefined[1]} or correct its name"
+    file = re.search(r"[Uu]nable to access the file '([^']+)'", text)
+    if file:
+        return f"reads the file {file[1]}, which does not exist", "create the file or correct its name"
+    if "vault" in text.lower() or "decrypt" in text.lower():
+        return "cannot be decrypted", "give the vault's password, for example with --ask-vault-pass"
+    return "cannot be read", "correct the expression"
