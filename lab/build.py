@@ -27,6 +27,7 @@ from lab.paths import REPO, LabError, cache_root, digest
 
 TOOLS = REPO / "lab" / "tools"
 GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+SET_LAYOUT = "1"  # raise it when a set is laid out differently
 Say = Callable[[str], None]
 
 
@@ -209,7 +210,7 @@ def ensure(say: Say) -> ToolSet:
                 if not target.is_dir():
                     publish(target, lambda partial, tool=tool: _build(go, tool, partial))  # type: ignore[misc]
             progress.finish(tool.name)
-    root = cache_root() / "tools" / f"set-{set_key(arch)}"
+    root = tools_dir().parent
     with locked(root, say):
         if not root.is_dir():
             say("packing the release archives that the lab's mirror serves")
@@ -218,7 +219,12 @@ def ensure(say: Say) -> ToolSet:
 
 
 def set_key(arch: str) -> str:
-    return digest(*(tool.key(arch) for tool in TOOLSET), json.dumps(DIFF_PLUGIN), Path(__file__).read_bytes())
+    return digest(*(tool.key(arch) for tool in TOOLSET), json.dumps(DIFF_PLUGIN), SET_LAYOUT)
+
+
+def tools_dir() -> Path:
+    """Where the programs of this tree's pins are, once they are built."""
+    return cache_root() / "tools" / f"set-{set_key(machine_arch())}" / "bin"
 
 
 def find_go() -> str:

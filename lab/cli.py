@@ -113,7 +113,7 @@ def prepare(lab: Lab) -> None:
 
 def lay_out(lab: Lab) -> None:
     lab.state.mkdir(parents=True, mode=0o755)
-    for directory in ("logs", "home", "ready", "downloads", "registry", "kwok"):
+    for directory in ("logs", "home", "ready", "downloads", "registry"):
         (lab.state / directory).mkdir()
     pki.write(lab.pki, API_URL, [OUTSIDE, *(host.address for host in lab.hosts)])
     pki.write_private(lab.kubeconfig, (lab.pki / "admin.kubeconfig").read_bytes())

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lab.paths import (
     API_PORT,
@@ -85,15 +89,37 @@ def registry_config(lab: Lab) -> dict[str, object]:
     }
 
 
+# Nodes live by their hosts' simulated kubelets. Yet KWOK looks at nodes, and so at the pods on them, only when it has
+# a stage for nodes: this one never comes.
+IDLE_NODES = {
+    "apiVersion": "kwok.x-k8s.io/v1alpha1",
+    "kind": "Stage",
+    "metadata": {"name": "node-left-alone"},
+    "spec": {
+        "resourceRef": {"apiGroup": "v1", "kind": "Node"},
+        "selector": {
+            "matchExpressions": [
+                {"key": '.metadata.annotations["lab.tokenlabs.invalid/never"]', "operator": "In", "values": ["true"]}
+            ]
+        },
+        "next": {"event": {"type": "Normal", "reason": "Never", "message": "never"}},
+    },
+}
+
+
+def played_by_kwok(directory: Path) -> list[dict[str, Any]]:
+    """KWOK's stages: its own for pods, which ``lab.world.kwok_stages(stages)`` may change (which pods really run?)."""
+    stages = [yaml.safe_load(path.read_text()) for path in sorted((directory / "pod").glob("*.yaml"))]
+    change = getattr(importlib.import_module("lab.world"), "kwok_stages", None)
+    return [IDLE_NODES, *(change(stages) if change else stages)]
+
+
 def write_configs(lab: Lab) -> None:
     """Configuration files of the components; JSON is YAML."""
     (lab.state / "audit-policy.json").write_text(json.dumps(audit_policy(), indent=1) + "\n")
     (lab.state / "registry.json").write_text(json.dumps(registry_config(lab), indent=1) + "\n")
-
-
-def kwok_configs(lab: Lab) -> list[Path]:
-    directory = lab.state / "kwok"
-    return sorted(directory.glob("*.yaml")) + sorted(directory.glob("*.json"))
+    stages = played_by_kwok(Path(lab.stages))
+    (lab.state / "kwok.yaml").write_text(yaml.safe_dump_all(stages, sort_keys=False))
 
 
 def components(lab: Lab) -> list[Component]:
@@ -197,7 +223,7 @@ def components(lab: Lab) -> list[Component]:
             "--manage-all-nodes=true",
             "--node-lease-duration-seconds=0",
             f"--cidr={PLAYED_POD_CIDR}",
-            *(part for path in kwok_configs(lab) for part in ("--config", str(path))),
+            f"--config={lab.state}/kwok.yaml",
         ),
         after=("kube-apiserver",),
         env=GO_ENV,
@@ -225,4 +251,4 @@ def child_environment(lab: Lab, component: Component) -> dict[str, str]:
     return {**base, "HOME": str(lab.state / "home"), "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", **component.env}
 
 
-__all__ = ["API_URL", "Component", "audit_policy", "child_environment", "components", "kwok_configs", "write_configs"]
+__all__ = ["API_URL", "Component", "audit_policy", "child_environment", "components", "write_configs"]
