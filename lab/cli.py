@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab import build, faults, hosts, netns, pki, processes, rootfs, wheels, wire
+from lab import build, controlplane, faults, hosts, netns, pki, processes, rootfs, wheels, wire
 from lab.paths import API_URL, DEFAULT_HOSTS, OUTSIDE, REPO, Lab, LabError, plan_hosts, state_root
 
 PROGRAMS = {
@@ -84,12 +84,21 @@ def name_option(lab: Lab) -> str:
 def only_one(lab: Lab) -> Iterator[None]:
     """One up or down of a lab at a time."""
     lab.state.parent.mkdir(parents=True, exist_ok=True)
-    with open(lab.state.parent / f".{lab.name}.lock", "w") as handle:
+    path = lab.state.parent / f".{lab.name}.lock"
+    with open(path, "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LabError(f"another command is just starting or ending lab {lab.name}; try again") from error
-        yield
+            held = path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise LabError(f"another command is just starting or ending lab {lab.name}; try again")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # whoever opened it in the meantime sees that it is not the lock any more
+            with contextlib.suppress(OSError):
+                lab.state.parent.rmdir()  # only when no lab is left
 
 
 # --- up -------------------------------------------------------------------------------------------------------------
@@ -120,6 +129,7 @@ def lay_out(lab: Lab) -> None:
     shutil.copy(Path(lab.downloads) / "checksums.json", lab.state / "checksums.json")
     hosts.lower_layers(lab, say)
     hosts.lay_out(lab)
+    controlplane.write_configs(lab)
     lab.save()
 
 
@@ -157,7 +167,7 @@ def follow(lab: Lab, keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
                     told.add(name)
                     say(f"{time.monotonic() - started:5.1f} s  {name} is ready")
             if status["ready"]:
-                return status
+                return wire.ask(lab.socket, verb="status", memory=True)
         if time.monotonic() - started > UP_LIMIT:
             waiting = not_ready(status) if status else ["supervisor"]
             hints = "; ".join(f"{name}: {last_lines(log_path(lab, name), 1)}" for name in waiting)
@@ -271,7 +281,7 @@ def command_status(lab: Lab, arguments: argparse.Namespace) -> int:
             print(json.dumps({"name": lab.name, "state": str(lab.state), "running": False, "ready": False}, indent=1))
             return 1
         running(lab)
-    status = wire.ask(lab.socket, verb="status")
+    status = wire.ask(lab.socket, verb="status", memory=True)
     status |= {"api": API_URL, "kubeconfig": str(lab.kubeconfig), "registry": f"{OUTSIDE}:5000", "mirror": OUTSIDE}
     if arguments.json:
         print(json.dumps(status, indent=1))
@@ -346,14 +356,15 @@ def merge_journals(texts: dict[str, str]) -> list[dict[str, Any]]:
         for line in text.splitlines():
             with contextlib.suppress(ValueError):
                 entries.append({"host": name, **json.loads(line)})
-    return sorted(entries, key=lambda entry: str(entry.get("t", "")))
+    return sorted(entries, key=lambda entry: float(entry.get("t", 0)))
 
 
 def journal_line(entry: dict[str, Any]) -> str:
     mark = "*" if entry.get("mutating") else " "
     command = " ".join(str(part) for part in entry.get("argv", []))
     result = f"rc={entry.get('rc', '?')} {entry.get('ms', '?')} ms"
-    return f"{entry.get('t', '')} {entry['host']:<12} {mark} {result}  {command}"
+    moment = time.strftime("%H:%M:%S", time.gmtime(float(entry.get("t", 0))))
+    return f"{moment} {entry['host']:<12} {mark} {result:<16} {command}"
 
 
 def log_path(lab: Lab, name: str) -> Path:

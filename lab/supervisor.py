@@ -109,6 +109,7 @@ class Machine:
     ready_after: float | None = None
     plugged: bool = True
     last_end: str = ""
+    unplugged: bool = False  # its power, by request
 
 
 def after_host_end(status: int) -> str:
@@ -137,7 +138,6 @@ class Supervisor:
         os.makedirs("/run/netns", exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)  # names of this lab only
         netns.build(self.lab.hosts)
-        controlplane.write_configs(self.lab)
         for component in controlplane.components(self.lab):
             if component.name not in self.lab.without:
                 self.parts[component.name] = Running(component)
@@ -162,6 +162,7 @@ class Supervisor:
                 preexec_fn=join_group,
             )
         machine.boots += 1
+        machine.unplugged = False
         machine.started, machine.ready_after = time.monotonic(), None
         say(f"{machine.host.name}: boot {machine.boots}")
 
@@ -274,7 +275,7 @@ class Supervisor:
             if machine.process and machine.process.pid == pid:
                 machine.process.returncode = status
                 machine.process, machine.ready_after = None, None
-                machine.last_end = after_host_end(status)
+                machine.last_end = "power loss" if machine.unplugged else after_host_end(status)
                 say(f"{machine.host.name}: ended ({machine.last_end}, {describe_end(status)})")
                 if machine.last_end == "reboot":
                     self.boot(machine)
@@ -342,7 +343,7 @@ class Supervisor:
             raise LabError(f"no component {component!r}; there are {', '.join(self.parts)}")
         return self.parts[component]
 
-    def host_status(self, machine: Machine) -> dict[str, Any]:
+    def host_status(self, machine: Machine, memory: bool = False) -> dict[str, Any]:
         ready = machine.ready_after is not None
         return {
             "address": machine.host.address,
@@ -353,25 +354,27 @@ class Supervisor:
             "network": "up" if machine.plugged else "cut",
             "boots": machine.boots,
             "last_end": machine.last_end,
-            "memory_mib": processes.group_memory(self.cgroup / machine.host.name),
+            "memory_mib": processes.group_memory(self.cgroup / machine.host.name) if memory else None,
         }
 
-    def part_status(self, part: Running) -> dict[str, Any]:
+    def part_status(self, part: Running, memory: bool = False) -> dict[str, Any]:
+        pid = part.process.pid if part.process else None
         return {
             "running": part.process is not None,
             "ready": part.ready_after is not None,
             "ready_after": round(part.ready_after, 2) if part.ready_after is not None else None,
-            "pid": part.process.pid if part.process else None,
+            "pid": pid,  # in the lab's own PID namespace
             "restarts": part.restarts,
             "last_end": part.last_end,
             "held": part.held,
-            "memory_mib": processes.tree_memory(part.process.pid) if part.process else 0,
+            "memory_mib": (processes.tree_memory(pid) if pid else 0) if memory else None,
         }
 
-    def status(self) -> dict[str, Any]:
+    def status(self, memory: bool = False) -> dict[str, Any]:
+        """Everything; memory only when asked for, because the kernel counts pages for that."""
         self.tick(time.monotonic())
-        known_hosts = {name: self.host_status(machine) for name, machine in self.machines.items()}
-        parts = {name: self.part_status(part) for name, part in self.parts.items()}
+        known_hosts = {name: self.host_status(machine, memory) for name, machine in self.machines.items()}
+        parts = {name: self.part_status(part, memory) for name, part in self.parts.items()}
         everything = [*known_hosts.values(), *parts.values()]
         return {
             "name": self.lab.name,
@@ -379,13 +382,14 @@ class Supervisor:
             "running": True,
             "ready": all(each["ready"] for each in everything),
             "uptime_s": round(time.monotonic() - self.born, 1),
-            "memory_mib": processes.total_memory(),
+            "memory_mib": processes.total_memory() if memory else None,
             "hosts": known_hosts,
             "components": parts,
         }
 
     def stop_host(self, host: str) -> dict[str, Any]:
         machine = self.machine(host)
+        machine.unplugged = True
         self.halt(machine)
         while machine.process:
             self.wait_for_end(machine)
