@@ -105,11 +105,15 @@ class RedisStore:
 
     RETRY_AFTER = 1.0
 
-    def __init__(self, url: str, address: tuple[str, int] | None = None, timeout: float = 1.0) -> None:
+    def __init__(
+        self, url: str, address: tuple[str, int], password: str | None = None, timeout: float = 1.0
+    ) -> None:
         options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        if address:
-            options |= {"host": address[0], "port": address[1]}
+        if password:
+            options["password"] = password
         self._redis = Redis.from_url(url, **options)
+        # The URL names a Service; its address is known already, and may be what no resolver here finds.
+        self._redis.connection_pool.connection_kwargs.update(host=address[0], port=address[1])
         self._script: str | None = None
         self._down_until = 0.0
 

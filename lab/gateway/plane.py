@@ -190,12 +190,12 @@ class Plane:
     def _service_key(service: RateLimitService | None) -> tuple[str, Address | None] | None:
         return (f"service:{service.password}", service.redis) if service and service.redis else None
 
-    def _redis(self, key: tuple[str, Address | None], url: str, **options: Any) -> RedisStore:
+    def _redis(self, key: tuple[str, Address | None], url: str, password: str | None = None) -> RedisStore:
         address = key[1]
         if address is None:
             raise Unavailable("the store's name does not resolve")
         if key not in self._stores:
-            self._stores[key] = RedisStore(url, (address.host, address.port), **options)
+            self._stores[key] = RedisStore(url, (address.host, address.port), password)
         return self._stores[key]
 
     def _counters(self) -> Store:
