@@ -363,7 +363,9 @@ def _gpu_slots(host: Host, report: Report) -> None:
     slots = host.vars.get("tokenlabs_gpu_slots")
     if isinstance(slots, bool) or not isinstance(slots, int):
         slots = 1
-    wanted = sum(gpus_of(model) for model in host.models if isinstance(model, Mapping))
+    wanted = sum(
+        {str(model.get("name")): gpus_of(model) for model in host.models if isinstance(model, Mapping)}.values()
+    )
     if wanted > slots:
         report(
             ("tokenlabs_models",),

@@ -1,0 +1,245 @@
+#!/usr/bin/python
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tier_policies
+short_description: Apply the tiers as policies of the gateway
+description:
+  - Renders the tiers as one AuthPolicy, one RateLimitPolicy, the token limits (a BackendTrafficPolicy of Envoy Gateway
+    or a TokenRateLimitPolicy of Kuadrant) and one TelemetryPolicy, and applies what differs from the cluster.
+  - Refuses what would open a hole, before anything is written. That is a tier without limits, a path that is a pattern,
+    a listener or route with a host name, a second policy for the same Gateway or route, and the removal of a tier that
+    tenants use.
+  - Sends no write request when nothing differs.
+version_added: 0.1.0
+author:
+  - TokenLabs platform developers (@tokenlabs)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - tokenlabs.platform.attributes
+  - tokenlabs.platform.attributes.kubernetes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  tiers:
+    description:
+      - The tiers by name, each with C(requests) and C(tokens) (limits by window) and C(models) (a list of names, or
+        none for all models).
+    type: dict
+    required: true
+  paths:
+    description: The paths that are open to tenants. All others are refused.
+    type: list
+    elements: str
+    required: true
+  models:
+    description: The models, each with C(name) and C(served_name).
+    type: list
+    elements: dict
+    required: true
+  gateway:
+    description: The Gateway that the policies are for.
+    type: str
+    default: token-labs-gateway
+  namespace:
+    description: The namespace of the Gateway and of the policies.
+    type: str
+    default: token-labs
+  tenants_namespace:
+    description: The namespace of the tenants' Secrets.
+    type: str
+    default: kuadrant-system
+  token_limits:
+    description:
+      - Who counts tokens. The policy of the other way is removed, as both on one route would lose counts.
+    type: str
+    choices: [envoy, kuadrant]
+    default: envoy
+  nudge:
+    description:
+      - Make Kuadrant look at the AuthPolicy again, by a change that has no effect and its reversal.
+      - Helps where it was applied while Authorino was starting and is enforced, but does not say so.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Apply the tiers
+  tokenlabs.platform.tier_policies:
+    tiers: "{{ tokenlabs_catalog.tiers }}"
+    paths: "{{ tokenlabs_catalog.paths }}"
+    models: "{{ tokenlabs_catalog.models }}"
+    token_limits: "{{ tokenlabs_catalog.token_limits }}"
+"""
+
+RETURN = r"""
+changed_objects:
+  description: The policies that were created, updated or deleted, as kind, namespace and name.
+  type: list
+  elements: str
+  returned: always
+  sample: ["AuthPolicy/token-labs/token-labs-auth"]
+counts:
+  description: How many policies were treated in which way.
+  type: dict
+  returned: always
+  sample: {created: 0, updated: 1, deleted: 0, unchanged: 3}
+objects:
+  description: The policies that there are now, each with C(api_version), C(kind), C(name) and C(namespace).
+  type: list
+  elements: dict
+  returned: always
+removed_tiers:
+  description: Tiers that were known to the cluster and are no longer.
+  type: list
+  elements: str
+  returned: always
+"""
+
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils._apply import Applier, Mask, Report, describe, prepare
+from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
+    Kube,
+    KubeError,
+    UnknownKind,
+    connect,
+    kube_module,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._policies import (
+    ENVOY_GATEWAY,
+    KUADRANT,
+    REQUEST_LIMITS,
+    TENANT_SELECTOR,
+    TOKEN_POLICY_VERSION,
+    PolicyError,
+    Spec,
+    holes,
+    in_use,
+    nudged,
+    other_token_limits,
+    removed_tiers,
+    render,
+    tenant_and_tier,
+)
+
+ARGUMENTS: dict[str, Any] = {
+    "tiers": {"type": "dict", "required": True},
+    "paths": {"type": "list", "elements": "str", "required": True},
+    "models": {"type": "list", "elements": "dict", "required": True},
+    "gateway": {"type": "str", "default": "token-labs-gateway"},
+    "namespace": {"type": "str", "default": "token-labs"},
+    "tenants_namespace": {"type": "str", "default": "kuadrant-system"},
+    # No secret: a way of counting.
+    "token_limits": {"type": "str", "choices": ["envoy", "kuadrant"], "default": "envoy", "no_log": False},
+    "nudge": {"type": "bool", "default": False},
+}
+
+
+def found(kube: Kube, api_version: str, kind: str, namespace: str) -> list[dict[str, Any]]:
+    """All objects of a kind in a namespace; none where the kind is not installed (yet)."""
+    try:
+        path = kube.resource(api_version, kind).path(namespace)
+    except UnknownKind:
+        return []
+    return [{"kind": kind, **item} for item in kube.list(path)]
+
+
+def guard(kube: Kube, spec: Spec, tenants_namespace: str) -> list[str]:
+    """Look at the cluster for what would open a hole; the tiers that go."""
+    namespace = spec.namespace
+    gateways = found(kube, "gateway.networking.k8s.io/v1", "Gateway", namespace)
+    requests = found(kube, KUADRANT, "RateLimitPolicy", namespace)
+    reasons = holes(
+        spec,
+        next((item for item in gateways if item["metadata"]["name"] == spec.gateway), None),
+        found(kube, "gateway.networking.k8s.io/v1", "HTTPRoute", namespace),
+        found(kube, ENVOY_GATEWAY, "EnvoyExtensionPolicy", namespace),
+        [
+            *requests,
+            *found(kube, KUADRANT, "AuthPolicy", namespace),
+            *found(kube, TOKEN_POLICY_VERSION, "TokenRateLimitPolicy", namespace),
+            *found(kube, ENVOY_GATEWAY, "BackendTrafficPolicy", namespace),
+        ],
+    )
+    live = next((item for item in requests if item["metadata"]["name"] == REQUEST_LIMITS), None)
+    removed = removed_tiers(live, spec)
+    if removed:
+        # Tenants are many: they are looked at only when it matters, and nothing of them is kept but the two names.
+        secrets = kube.resource("v1", "Secret").path(tenants_namespace)
+        reasons += in_use(removed, kube.list(secrets, TENANT_SELECTOR, each=tenant_and_tier))
+    if reasons:
+        raise PolicyError(reasons)
+    return removed
+
+
+def bring(kube: Kube, spec: Spec, check: bool, nudge: bool) -> list[Report]:
+    """Apply the policies, then remove those that must not be beside them."""
+    policies = prepare(render(spec))
+    reports = []
+    if nudge and not check:
+        reports.append(Applier(kube, check=check).present(prepare([nudged(policy) for policy in policies])))
+    reports.append(Applier(kube, check=check).present(policies))
+    if not reports[-1].failures:
+        reports.append(Applier(kube, check=check).absent([other_token_limits(spec)]))
+    return reports
+
+
+def main() -> None:
+    module = kube_module(argument_spec=ARGUMENTS, supports_check_mode=True)
+    params = module.params
+    spec = Spec(
+        tiers=params["tiers"],
+        paths=params["paths"],
+        models={str(model.get("name")): str(model.get("served_name")) for model in params["models"]},
+        gateway=params["gateway"],
+        namespace=params["namespace"],
+        token_limits=params["token_limits"],
+    )
+    try:
+        policies = render(spec)
+        kube = connect(module)
+        removed = guard(kube, spec, params["tenants_namespace"])
+        reports = bring(kube, spec, module.check_mode, params["nudge"])
+    except PolicyError as error:
+        module.fail_json(msg="\n".join(["Refused, nothing was changed:", *(f"- {reason}" for reason in error.reasons)]))
+    except KubeError as error:
+        module.fail_json(msg=str(error))
+    for warning in dict.fromkeys([*kube.warnings, *(text for report in reports for text in report.warnings)]):
+        module.warn(warning)
+    changes = [change for report in reports for change in report.changed]
+    mask = Mask()
+    result: dict[str, Any] = {
+        "changed": bool(changes),
+        "changed_objects": list(dict.fromkeys(change.title for change in changes)),
+        "counts": {verb: sum(report.counts()[verb] for report in reports) for verb in reports[0].counts()},
+        "objects": [
+            {
+                "api_version": policy["apiVersion"],
+                "kind": policy["kind"],
+                "name": policy["metadata"]["name"],
+                "namespace": spec.namespace,
+            }
+            for policy in policies
+        ],
+        "removed_tiers": removed,
+    }
+    if module._diff:
+        result["diff"] = [describe(change, mask) for change in changes]
+    failures = next((report for report in reports if report.failures), None)
+    if failures:
+        module.fail_json(msg=failures.failure_message(), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

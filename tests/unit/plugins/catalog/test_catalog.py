@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The catalog: what must hold for every inventory, and what it says of known ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _catalog as catalog
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import RELEASES, RULES, broken_rules
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.plugins.catalog.inventories import load, write
+
+TIERS = {"free": {"requests": {"1m": 1}, "tokens": {"1m": 1}}}
+
+
+def model(name: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "model": f"org/{name}", "image": "registry/server:v1", **changes}
+
+
+def inventory(*models: list[dict[str, Any]], **shared: Any) -> Inventory:
+    """One controller, and one Spark for each list of models."""
+    hosts = [Host("controller", True, False, {"ansible_host": "10.0.0.1"})]
+    for index, served in enumerate(models):
+        hosts.append(
+            Host(
+                f"spark-{index:02}",
+                False,
+                True,
+                {"ansible_host": f"10.0.1.{index}", "tokenlabs_models": served, "tokenlabs_gpu_slots": 8},
+            )
+        )
+    return Inventory(tuple(hosts), {"tokenlabs_tiers": TIERS, **shared})
+
+
+def derive(*models: list[dict[str, Any]], **shared: Any) -> dict[str, Any]:
+    chosen = inventory(*models, **shared)
+    assert validate(chosen, lambda host, path: str(host)) == []
+    return catalog.derive(chosen)
+
+
+names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,33}[a-z0-9])?", fullmatch=True)
+engines = st.sampled_from(
+    [
+        {"engine": "vllm"},
+        {"engine": "sim", "image": "ghcr.io/llm-d/llm-d-inference-sim:v0.7.1"},
+        {"engine": "custom", "command": ["serve"]},
+    ]
+)
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    """Models on some of a few Sparks, each at least on one."""
+    known = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    defined = [model(name, **draw(engines)) for name in known]
+    sparks = draw(st.integers(1, 4))
+    placed: list[list[dict[str, Any]]] = [[] for _ in range(sparks)]
+    for each in defined:
+        for index in draw(st.sets(st.integers(0, sparks - 1), min_size=1)):
+            placed[index].append(each)
+    return placed
+
+
+@settings(max_examples=60, deadline=None)
+@given(placements())
+def test_everything_follows_from_where_models_are(placed: list[list[dict[str, Any]]]) -> None:
+    derived = derive(*placed)
+    models = derived["models"]
+    assert [each["name"] for each in models] == sorted({each["name"] for served in placed for each in served})
+    releases = {release["name"]: release for release in derived["helmfile"]["releases"]}
+    assert set(releases) == set(derived["helmfile"]["values"])
+    assert len(releases) == 2 * len(models)
+    for each in models:
+        expected = [f"spark-{index:02}" for index, served in enumerate(placed) if model_in(served, each["name"])]
+        assert each["hosts"] == expected
+        assert each["replicas"] == len(expected)
+        _names_fit(each)
+        _values_agree(each, derived["helmfile"]["values"])
+        assert releases[each["release"]]["needs"] == [f"token-labs/{each['pool']}"]
+    ids = [entry["id"] for entry in json.loads(derived["models_body"])["data"]]
+    assert ids == sorted(each["served_name"] for each in models)
+    custom = any(each["engine"] != "vllm" for each in models)
+    assert ("/v1/completions" in derived["paths"]) is not custom
+    json.dumps(derived)
+
+
+def model_in(served: list[dict[str, Any]], name: str) -> bool:
+    return any(each["name"] == name for each in served)
+
+
+def _names_fit(each: dict[str, Any]) -> None:
+    """The charts cut names silently: 40 characters of a pool's release, 55 of a worker's, 53 of any release."""
+    assert len(each["pool"]) <= 40
+    assert len(each["release"]) <= 53
+    assert len(each["deployment"]) <= 63
+
+
+def _values_agree(each: dict[str, Any], values: dict[str, Any]) -> None:
+    """What llm-d needs to be equal is equal."""
+    pool, worker = values[each["pool"]], values[each["release"]]
+    labels = pool["inferencePool"]["modelServers"]["matchLabels"]
+    assert labels == worker["modelArtifacts"]["labels"]
+    assert labels["llm-d.ai/model"] == each["name"]
+    assert worker["modelArtifacts"]["name"] == each["served_name"]
+    port = pool["inferencePool"]["targetPorts"][0]["number"]
+    container = worker["decode"]["containers"][0]
+    assert port == worker["routing"]["servicePort"] == container["ports"][0]["containerPort"]
+    assert container["ports"][0]["name"] == container["readinessProbe"]["httpGet"]["port"]
+    assert worker["routing"]["proxy"]["enabled"] is False
+    assert worker["prefill"] == {"create": False}
+    assert worker["fullnameOverride"] + "-decode" == each["deployment"]
+    assert ("--enable-force-include-usage" in container["args"]) is (each["engine"] == "vllm")
+    assert (worker["decode"]["extraConfig"].get("runtimeClassName") == "nvidia") is (each["gpus"] > 0)
+    volumes = {volume["name"] for volume in worker["decode"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    terms = worker["decode"]["extraConfig"]["affinity"]["nodeAffinity"]
+    term = terms["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchExpressions"][0]
+    assert term == {"key": "kubernetes.io/hostname", "operator": "In", "values": each["hosts"]}
+
+
+def test_a_changed_worker_never_waits_for_a_second_gpu() -> None:
+    values = derive([model("one"), model("two")], [model("two")])["helmfile"]["values"]
+    assert values["ms-one"]["decode"]["strategy"] == {"type": "Recreate"}
+    # With two workers one goes on answering.
+    assert values["ms-two"]["decode"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_the_token_is_named_only_where_there_is_one() -> None:
+    without = derive([model("x")])
+    assert without["hf_secret"] is None
+    assert "authSecretName" not in without["helmfile"]["values"]["ms-x"]["modelArtifacts"]
+    token = "hf_" + "aB3dE5gH7jK9" * 2
+    given = derive([model("x")], tokenlabs_hf_token=token)
+    assert given["helmfile"]["values"]["ms-x"]["modelArtifacts"]["authSecretName"] == given["hf_secret"] == "hf-token"
+    assert token not in json.dumps(given)
+
+
+def test_sources_without_a_mirror() -> None:
+    charts = derive([model("x")])["charts"]
+    assert charts["envoy_gateway"] == {
+        "ref": "oci://docker.io/envoyproxy/gateway-helm",
+        "repo_url": None,
+        "version": "v1.7.5",
+        "plain_http": False,
+    }
+    assert charts["kuadrant_operator"]["ref"] == "kuadrant-operator"
+    assert charts["kuadrant_operator"]["repo_url"] == "https://kuadrant.io/helm-charts/"
+    helmfile = derive([model("x")])["helmfile"]
+    assert helmfile["repositories"] == [
+        {"name": "modelservice", "url": "https://llm-d-incubation.github.io/llm-d-modelservice/"}
+    ]
+    assert helmfile["releases"][1]["chart"] == "modelservice/llm-d-modelservice"
+
+
+def test_sources_under_a_mirror() -> None:
+    mirrors = {
+        "charts": "oci://mirror:5000",
+        "charts_plain_http": True,
+        "downloads": "http://mirror/downloads",
+        "pypi": "http://mirror/simple",
+    }
+    derived = derive([model("x")], tokenlabs_mirrors=mirrors)
+    refs = {key: chart["ref"] for key, chart in derived["charts"].items()}
+    assert refs["envoy_gateway"] == "oci://mirror:5000/docker.io/envoyproxy/gateway-helm"
+    assert refs["kuadrant_operator"] == "oci://mirror:5000/kuadrant.io/helm-charts/kuadrant-operator"
+    assert refs["inferencepool"] == (
+        "oci://mirror:5000/registry.k8s.io/gateway-api-inference-extension/charts/inferencepool"
+    )
+    assert all(chart["plain_http"] and chart["repo_url"] is None for chart in derived["charts"].values())
+    assert derived["helmfile"]["repositories"] == []
+    helm = derived["downloads"]["helm"]["amd64"]
+    assert helm["url"] == "http://mirror/downloads/get.helm.sh/helm-v3.19.5-linux-amd64.tar.gz"
+    assert derived["manifests"]["gateway_api"]["url"].startswith("http://mirror/downloads/github.com/kubernetes-sigs/")
+    assert derived["pypi_index"] == "http://mirror/simple"
+    outside = [url for url in _urls(derived) if "://mirror" not in url and not url.startswith("hf://")]
+    assert outside == []
+
+
+def _urls(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [url for item in value.values() for url in _urls(item)]
+    if isinstance(value, list):
+        return [url for item in value for url in _urls(item)]
+    return [value] if isinstance(value, str) and "://" in value else []
+
+
+def test_a_checksum_holds_for_its_version_only() -> None:
+    given = "f" * 64
+    helm = derive([model("x")])["downloads"]["helm"]
+    assert helm["arm64"]["sha256"] and helm["arm64"]["sha256"] != helm["amd64"]["sha256"]
+    other = derive([model("x")], tokenlabs_versions={"helm": "v3.20.2"})["downloads"]["helm"]
+    assert other["amd64"]["sha256"] is None
+    assert "v3.20.2" in other["amd64"]["url"] and other["amd64"]["checksums_url"].endswith(".sha256sum")
+    own = derive([model("x")], tokenlabs_checksums={"helm": {"amd64": given}, "gateway_api": {"noarch": given}})
+    assert own["downloads"]["helm"]["amd64"]["sha256"] == own["manifests"]["gateway_api"]["sha256"] == given
+    assert own["downloads"]["helm"]["arm64"]["sha256"] == helm["arm64"]["sha256"]
+
+
+def test_an_overridden_version_moves_all_charts_of_the_component() -> None:
+    charts = derive([model("x")], tokenlabs_versions={"envoy_gateway": "v1.7.9"})["charts"]
+    assert charts["envoy_gateway"]["version"] == charts["envoy_gateway_crds"]["version"] == "v1.7.9"
+
+
+def test_every_release_set_is_coherent() -> None:
+    for name, release in RELEASES.items():
+        minor = release.kubernetes_channel.split("/")[0]
+        assert release.name == name
+        assert broken_rules({**release.versions, "kubernetes": minor}) == []
+        assert {chart.component for chart in release.charts.values()} <= set(release.versions)
+        assert set(release.manifests) | set(release.downloads) <= set(release.versions)
+        for image in release.images.values():
+            assert not image.endswith(":latest") and ":" in image
+
+
+def test_every_rule_has_a_source_and_can_be_broken() -> None:
+    """A rule that nothing can break guards nothing."""
+    good = {**RELEASES["2026.07"].versions, "kubernetes": "1.34"}
+    candidates = {
+        "ai_gateway": ["v0.4.0", "v0.5.0", "v0.6.0", "v0.7.0", "v1.1.0"],
+        "envoy_gateway": ["v1.5.0", "v1.6.7", "v1.7.5", "v1.8.3", "v1.9.0"],
+        "gateway_api": ["v1.3.0", "v1.4.1", "v1.5.1"],
+        "kuadrant_operator": ["1.4.1", "1.4.3", "1.5.2"],
+        "inferencepool": ["v1.2.0", "v1.3.0", "v1.5.0"],
+        "modelservice": ["v0.4.5", "v0.4.12"],
+        "helm": ["v3.17.0", "v4.0.0"],
+        "helmfile": ["v0.166.0", "v1.8.0"],
+        "kubernetes": ["1.31", "1.34", "1.36"],
+    }
+    broken: set[int] = set()
+    for first, versions in candidates.items():
+        for version in versions:
+            for second, others in candidates.items():
+                for other in others:
+                    choice = {**good, first: version, second: other}
+                    broken |= {id(rule) for rule in broken_rules(choice)}
+    assert [rule.reason for rule in RULES if id(rule) not in broken] == []
+    assert all(rule.source and rule.reason and rule.remedy for rule in RULES)
+
+
+def test_a_summary_for_people(tmp_path: Path) -> None:
+    lines = load(write(tmp_path, {}))["summary"]
+    assert lines[0] == "Release 2026.07 on Kubernetes 1.34/stable"
+    assert "Model meta-llama/Llama-3.1-8B-Instruct (llama-8b) on spark-01" in lines
+    assert "Tier free: 10 requests/1m, 100 requests/24h, 5000 tokens/1m; llama-8b; 1 tenants" in lines
+    assert lines[-1] == "Tenants: 2, 1 suspended"
+
+
+def test_tenants_stay_out_of_the_catalog(tmp_path: Path) -> None:
+    assert "initech" not in json.dumps(load(write(tmp_path, {}))["catalog"])

@@ -1,0 +1,520 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wrong inventories, as files: each mistake is named with its file, its line, its path and the reason."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.unit.plugins.catalog.inventories import GOOD, load, problems, write
+
+SPARK = "host_vars/spark-02.yml"
+TIERS = "group_vars/all/tiers.yml"
+TENANTS = "group_vars/all/tenants.yml"
+MAIN = "group_vars/all/main.yml"
+SECRET = "S3cretThatMustNeverBeSeen"  # planted, and looked for
+
+
+@dataclass(frozen=True)
+class Case:
+    """Changed files, and every line that must come of them: beginning, and what else it says."""
+
+    name: str
+    files: dict[str, str | None]
+    lines: list[tuple[str, str]]
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def hosts(controllers: str = "controller: {ansible_host: 192.168.1.10}", sparks: str | None = None) -> str:
+    default = "spark-01: {ansible_host: 192.168.1.11}, spark-02: {ansible_host: 192.168.1.12}"
+    return f"controllers:\n  hosts: {{{controllers}}}\nsparks:\n  hosts: {{{default if sparks is None else sparks}}}\n"
+
+
+def model(**values: str) -> str:
+    keys = {
+        "name": "qwen-7b",
+        "model": "Qwen/Qwen2.5-7B-Instruct",
+        "image": "ghcr.io/llm-d/llm-d-cuda:v0.5.0",
+        **values,
+    }
+    lines = [f"    {key}: {value}" for key, value in keys.items() if value]
+    return "tokenlabs_models:\n  -\n" + "\n".join(lines) + "\n"
+
+
+def tiers(free: str) -> str:
+    return f"tokenlabs_tiers:\n  free: {{{free}}}\n  pro: {{requests: {{1m: 1}}, tokens: {{1m: 1}}}}\n"
+
+
+def tenants(*lines: str) -> str:
+    return "tokenlabs_tenants:\n" + "".join(f"  - {line}\n" for line in lines)
+
+
+CASES = [
+    # hosts and groups
+    Case("no controller", {"hosts.yml": hosts("")}, [("INVENTORY: controllers has no host", "name the controller")]),
+    Case(
+        "no Spark",
+        {"hosts.yml": hosts(sparks=""), TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}")},
+        [("INVENTORY: sparks has no host", "at least one Spark")],
+    ),
+    Case(
+        "two controllers",
+        {"hosts.yml": hosts("a: {ansible_host: 192.168.1.8}, b: {ansible_host: 192.168.1.9}")},
+        [("INVENTORY: controllers has two hosts", "one or three")],
+    ),
+    Case(
+        "a host in both groups",
+        {"hosts.yml": hosts("spark-01: {ansible_host: 192.168.1.11}")},
+        [("hosts.yml:2: 'spark-01' is in both groups", "tokenlabs_controller_is_spark")],
+    ),
+    Case(
+        "an upper-case name",
+        {"hosts.yml": hosts("Controller: {ansible_host: 192.168.1.10}")},
+        [("hosts.yml:2: 'Controller' cannot be the name of a node", "write controller")],
+    ),
+    Case(
+        "a name with a dot",
+        {"hosts.yml": hosts("controller.lan: {ansible_host: 192.168.1.10}")},
+        [("hosts.yml:2: 'controller.lan' cannot be the name of a node", "ansible_host")],
+    ),
+    Case(
+        "the same name twice, but for capitals",
+        {"hosts.yml": hosts(sparks="spark-01: {ansible_host: 192.168.1.11}, SPARK-01: {ansible_host: 192.168.1.12}")},
+        [
+            ("hosts.yml:4: 'SPARK-01' and 'spark-01' are one name", "rename"),
+            ("hosts.yml:4: 'SPARK-01' cannot be the name", "write spark-01"),
+        ],
+    ),
+    Case(
+        "an address twice",
+        {"hosts.yml": hosts("controller: {ansible_host: 192.168.1.12}")},
+        [("hosts.yml:4: ansible_host is 192.168.1.12, the address of controller too", "its own")],
+    ),
+    Case(
+        "a name for an address",
+        {"hosts.yml": hosts("controller: {ansible_host: controller.lan}")},
+        [("hosts.yml:2: ansible_host 'controller.lan' is a name, and MicroK8s joins by IPv4", "cluster_address")],
+    ),
+    Case(
+        "no address",
+        {"hosts.yml": hosts("controller: ")},
+        [("hosts.yml:2: 'controller' is a name, and MicroK8s joins by IPv4", "tokenlabs_cluster_address")],
+    ),
+    Case(
+        "the placeholder of the example",
+        {"hosts.yml": hosts("controller: {ansible_host: <address>}")},
+        [("hosts.yml:2: ansible_host is still the placeholder", "IPv4 address")],
+    ),
+    Case(
+        "a loopback address",
+        {"hosts.yml": hosts("controller: {ansible_host: 192.168.1.10, tokenlabs_cluster_address: 127.0.0.1}")},
+        [("hosts.yml:2: tokenlabs_cluster_address is 127.0.0.1, which other hosts cannot reach", "network")],
+    ),
+    # variables
+    Case(
+        "an unknown variable",
+        {MAIN: "tokenlabs_tire:\n  a: 1\n"},
+        [(f"{MAIN}:1: tokenlabs_tire is not a variable", "did you mean tokenlabs_tiers?")],
+    ),
+    Case(
+        "a platform-wide variable for one host",
+        {"host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "tokenlabs_release: '2026.07'\n"},
+        [("host_vars/spark-01.yml:6: tokenlabs_release is set for one host", "group_vars/all")],
+    ),
+    Case(
+        "a truth value in quotes",
+        {MAIN: "tokenlabs_prune: 'yes'\n"},
+        [(f"{MAIN}:1: tokenlabs_prune must be true or false, is the text 'yes'", "write true without quotes")],
+    ),
+    Case(
+        "a truth value on the command line",
+        {},
+        [("INVENTORY: tokenlabs_prune must be true or false, is the text 'no'", "write false without quotes")],
+        {"tokenlabs_prune": "no"},
+    ),
+    Case(
+        "an undefined variable in a leaf",
+        {SPARK: model(image='"{{ registry }}/llm-d:v1"')},
+        [(f"{SPARK}:5: tokenlabs_models[0].image uses registry, which is not defined", "define registry")],
+    ),
+    Case(
+        "a variable that refers to itself",
+        {SPARK: model(image='"{{ loop }}"') + 'loop: "{{ pool }}"\npool: "{{ loop }}"\n'},
+        [(f"{SPARK}:5: tokenlabs_models[0].image refers to itself", "break the circle")],
+    ),
+    Case(
+        "a file that does not exist",
+        {MAIN: "tokenlabs_checksums: \"{{ lookup('ansible.builtin.file', '/nowhere/sums.json') | from_json }}\"\n"},
+        [(f"{MAIN}:1: tokenlabs_checksums reads the file /nowhere/sums.json, which does not exist", "create")],
+    ),
+    # release sets
+    Case(
+        "an unknown release",
+        {MAIN: "tokenlabs_release: '2026.70'\n"},
+        [(f"{MAIN}:1: tokenlabs_release is '2026.70', which does not exist", "did you mean 2026.07?")],
+    ),
+    Case(
+        "a release as a number",
+        {MAIN: "tokenlabs_release: 2026.07\n"},
+        [(f"{MAIN}:1: tokenlabs_release must be a text, is a number", "quotes")],
+    ),
+    Case(
+        "versions that must not meet",
+        {MAIN: "tokenlabs_versions:\n  envoy_gateway: v1.5.0\n"},
+        [
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Envoy AI Gateway 0.5 needs", "compatibility.md"),
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Envoy Gateway before 1.7.4", "GHSA"),
+        ],
+    ),
+    Case(
+        "versions that nobody has tested",
+        {MAIN: "tokenlabs_versions:\n  envoy_gateway: v1.8.3\n  gateway_api: v1.5.1\n"},
+        [(f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be:", "tokenlabs_release_unsupported")],
+    ),
+    Case(
+        "known to break, accepted or not",
+        {MAIN: "tokenlabs_versions: {kuadrant_operator: 1.4.1}\ntokenlabs_release_unsupported: true\n"},
+        [(f"{MAIN}:1: tokenlabs_versions.kuadrant_operator cannot be: Kuadrant before 1.4.3", "1.5.2")],
+    ),
+    Case(
+        "latest for a version",
+        {MAIN: "tokenlabs_versions: {helm: latest}\n"},
+        [(f"{MAIN}:1: tokenlabs_versions.helm is 'latest', not one version", "v3.19.5")],
+    ),
+    Case(
+        "an unknown component",
+        {MAIN: "tokenlabs_versions: {envoy: v1.7.5}\n"},
+        [(f"{MAIN}:1: tokenlabs_versions.envoy is not a component", "ai_gateway")],
+    ),
+    Case(
+        "a channel that Envoy Gateway is not tested with",
+        {MAIN: "tokenlabs_microk8s_channel: 1.36/stable\n"},
+        [(f"{MAIN}:1: tokenlabs_microk8s_channel cannot be: Envoy Gateway 1.7 and 1.8", "unsupported")],
+    ),
+    Case(
+        "the latest channel",
+        {MAIN: "tokenlabs_microk8s_channel: latest/stable\n"},
+        [(f"{MAIN}:1: tokenlabs_microk8s_channel is 'latest/stable', not of the right form", "1.34/stable")],
+    ),
+    # models
+    Case(
+        "an unknown key of a model",
+        {SPARK: model(arg="[a]")},
+        [(f"{SPARK}:6: tokenlabs_models[0].arg is not a key", "did you mean args?")],
+    ),
+    Case(
+        "arguments that are no list",
+        {SPARK: model(args="--max-model-len=1")},
+        [(f"{SPARK}:6: tokenlabs_models[0].args must be a list, is a text", "[--max-model-len=32768]")],
+    ),
+    Case(
+        "an argument that YAML reads as a number",
+        {SPARK: model(args="[--seed, 1]")},
+        [(f"{SPARK}:6: tokenlabs_models[0].args[1] must be a text, is a number", "quotes")],
+    ),
+    Case(
+        "models that are no list",
+        {SPARK: "tokenlabs_models: {name: x}\n"},
+        [(f"{SPARK}:1: tokenlabs_models must be a list, is a mapping", "a list of")],
+    ),
+    Case(
+        "no model at all",
+        {SPARK: None, "host_vars/spark-01.yml": None, TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}")},
+        [("INVENTORY: tokenlabs_models is empty on every Spark", "host_vars")],
+    ),
+    Case(
+        "a missing image",
+        {SPARK: model(image="")},
+        [(f"{SPARK}:3: tokenlabs_models[0].image is missing", "add it")],
+    ),
+    Case(
+        "an image without a tag",
+        {SPARK: model(image="ghcr.io/llm-d/llm-d-cuda")},
+        [(f"{SPARK}:5: tokenlabs_models[0].image has neither tag nor digest", "add the tag")],
+    ),
+    Case(
+        "the tag latest",
+        {SPARK: model(image="ghcr.io:443/llm-d/llm-d-cuda:latest")},
+        [(f"{SPARK}:5: tokenlabs_models[0].image has the tag latest", "version")],
+    ),
+    Case(
+        "an image that is none",
+        {SPARK: model(image="https://ghcr.io/llm-d:v1")},
+        [(f"{SPARK}:5: tokenlabs_models[0].image is 'https://ghcr.io/llm-d:v1', not an image", "registry/name:tag")],
+    ),
+    Case(
+        "a name that is too long",
+        {SPARK: model(name="m" * 36)},
+        [(f"{SPARK}:3: tokenlabs_models[0].name has 36 characters", "at most 35")],
+    ),
+    Case(
+        "a name that is no label",
+        {SPARK: model(name="Qwen_7B")},
+        [(f"{SPARK}:3: tokenlabs_models[0].name is 'Qwen_7B', not of the right form", "lower-case")],
+    ),
+    Case(
+        "two definitions of one model",
+        {SPARK: GOOD["host_vars/spark-01.yml"].replace("32768", "16384")},
+        [(f"{SPARK}:2: tokenlabs_models[0] defines llama-8b otherwise than spark-01 does (different: args)", "equal")],
+    ),
+    Case(
+        "one model twice on a host",
+        {SPARK: GOOD[SPARK] + GOOD[SPARK].partition("\n")[2]},
+        [(f"{SPARK}:5: tokenlabs_models[1].name qwen-7b is on this host twice", "remove")],
+    ),
+    Case(
+        "two models under one public name",
+        {SPARK: model(model="meta-llama/Llama-3.1-8B-Instruct")},
+        [(f"{SPARK}:4: tokenlabs_models[0].model 'meta-llama/Llama-3.1-8B-Instruct' is what", "served_name")],
+    ),
+    Case(
+        "more GPUs than there are",
+        {SPARK: model(gpus="2")},
+        [(f"{SPARK}:1: tokenlabs_models needs 2 GPU slots, spark-02 has 1", "tokenlabs_gpu_slots: 2")],
+    ),
+    Case(
+        "models on the controller",
+        {"host_vars/controller.yml": GOOD[SPARK]},
+        [("host_vars/controller.yml:1: tokenlabs_models is set for controller, which is no Spark", "move it")],
+    ),
+    Case(
+        "an argument that the platform sets",
+        {SPARK: model(args=f"[--api-key={SECRET}, --port=1]")},
+        [
+            (f"{SPARK}:6: tokenlabs_models[0].args[0] --api-key must not be set", "the gateway checks keys"),
+            (f"{SPARK}:6: tokenlabs_models[0].args[1] --port must not be set", "chooses"),
+        ],
+    ),
+    Case(
+        "a secret in the environment",
+        {SPARK: model(env=f"{{HF_TOKEN: {SECRET}}}")},
+        [(f"{SPARK}:6: tokenlabs_models[0].env.HF_TOKEN looks like a secret", "tokenlabs_hf_token")],
+    ),
+    Case(
+        "the engine custom without a command",
+        {SPARK: model(engine="custom")},
+        [(f"{SPARK}:3: tokenlabs_models[0].command is missing", "starts the server")],
+    ),
+    Case(
+        "a simulator that is none",
+        {SPARK: model(engine="sim")},
+        [(f"{SPARK}:5: tokenlabs_models[0].image is not the simulator", "llm-d-inference-sim")],
+    ),
+    # tiers
+    Case("no tiers", {TIERS: None, TENANTS: None}, [("INVENTORY: tokenlabs_tiers is missing", "tiers.yml")]),
+    Case(
+        "a window in days",
+        {TIERS: tiers("requests: {1d: 100}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.1d counts in days", "write 24h")],
+    ),
+    Case(
+        "a window that is none",
+        {TIERS: tiers("requests: {minute: 100}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.minute is not a window", "1m, 24h")],
+    ),
+    Case(
+        "a window below a second",
+        {TIERS: tiers("requests: {500ms: 100}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.500ms is not a whole number of seconds", "1s or more")],
+    ),
+    Case(
+        "one window twice",
+        {TIERS: tiers("requests: {1h: 100, 60m: 5}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.60m is as long as 1h", "keep one")],
+    ),
+    Case(
+        "a token window that Envoy Gateway lacks",
+        {TIERS: tiers("requests: {1m: 1}, tokens: {5m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.tokens.5m is not one second, one minute, one hour", "kuadrant")],
+    ),
+    Case(
+        "a limit of zero",
+        {TIERS: tiers("requests: {1m: 0}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.1m is 0", "1 or more")],
+    ),
+    Case(
+        "a limit as a text",
+        {TIERS: tiers("requests: {1m: '10'}, tokens: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.requests.1m must be a number, is the text '10'", "write 10 without")],
+    ),
+    Case(
+        "a tier without token limits",
+        {TIERS: tiers("requests: {1m: 1}")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.tokens is missing", "add it")],
+    ),
+    Case(
+        "a model that nobody serves",
+        {TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}, models: [llama-8]")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.models[0] 'llama-8' is served by no Spark", "did you mean llama-8b?")],
+    ),
+    Case(
+        "a tier without any model",
+        {TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}, models: []")},
+        [(f"{TIERS}:2: tokenlabs_tiers.free.models is an empty list", "remove it")],
+    ),
+    # tenants
+    Case(
+        "an unknown tier",
+        {TENANTS: tenants("{name: acme, tier: por}")},
+        [(f"{TENANTS}:2: tokenlabs_tenants[0].tier is 'por', which is no tier", "did you mean pro?")],
+    ),
+    Case(
+        "a tenant twice",
+        {TENANTS: tenants("{name: acme, tier: pro}", "{name: acme, tier: free}")},
+        [(f"{TENANTS}:3: tokenlabs_tenants[1].name 'acme' is the name of tokenlabs_tenants[0] too", "of its own")],
+    ),
+    Case(
+        "a tenant that cannot be a label",
+        {TENANTS: tenants("{name: ACME Corp, tier: pro}")},
+        [(f"{TENANTS}:2: tokenlabs_tenants[0].name is 'ACME Corp', not of the right form", "lower-case")],
+    ),
+    Case(
+        "a key in the inventory",
+        {TENANTS: tenants(f"{{name: acme, tier: pro, api_key: {SECRET}}}")},
+        [(f"{TENANTS}:2: tokenlabs_tenants[0].api_key is not a key that exists", "keys are made by the platform")],
+    ),
+    Case(
+        "an unknown state",
+        {TENANTS: tenants("{name: acme, tier: pro, state: suspend}")},
+        [(f"{TENANTS}:2: tokenlabs_tenants[0].state cannot be 'suspend'", "did you mean suspended?")],
+    ),
+    Case(
+        "a tenant's name that YAML reads as a truth value",
+        {TENANTS: tenants("{name: no, tier: pro}")},
+        [(f"{TENANTS}:2: tokenlabs_tenants[0].name must be a text, is a truth value", "quotes")],
+    ),
+    # secrets
+    Case(
+        "a placeholder for a password",
+        {MAIN: "tokenlabs_redis_password: changeme-changeme-1\n"},
+        [(f"{MAIN}:1: tokenlabs_redis_password is a placeholder", "vault")],
+    ),
+    Case(
+        "a short password",
+        {MAIN: "tokenlabs_redis_password: k7Qm2Zx\n"},
+        [(f"{MAIN}:1: tokenlabs_redis_password is not of the right form", "at least 16")],
+    ),
+    Case(
+        "a token that is none",
+        {MAIN: f"tokenlabs_hf_token: {SECRET}\n"},
+        [(f"{MAIN}:1: tokenlabs_hf_token is not of the right form", "Hugging Face")],
+    ),
+    Case(
+        "the placeholder of a token",
+        {MAIN: "tokenlabs_hf_token: hf_xxxxxxxxxxxxxxxxxxxxxxxx\n"},
+        [(f"{MAIN}:1: tokenlabs_hf_token is a placeholder", "vault")],
+    ),
+    # addresses of the gateway
+    Case(
+        "a range over a host",
+        {MAIN: "tokenlabs_loadbalancer_range: 192.168.1.12-192.168.1.20\n"},
+        [(f"{MAIN}:1: tokenlabs_loadbalancer_range contains 192.168.1.12, the address of spark-02", "no host has")],
+    ),
+    Case(
+        "a range that is none",
+        {MAIN: "tokenlabs_loadbalancer_range: 192.168.1.0/24\n"},
+        [(f"{MAIN}:1: tokenlabs_loadbalancer_range is '192.168.1.0/24', not a range", "FIRST-LAST")],
+    ),
+    Case(
+        "a range backwards",
+        {MAIN: "tokenlabs_loadbalancer_range: 192.168.1.50-192.168.1.40\n"},
+        [(f"{MAIN}:1: tokenlabs_loadbalancer_range ends before it begins", "192.168.1.40-192.168.1.50")],
+    ),
+    Case(
+        "ranges that overlap",
+        {MAIN: "tokenlabs_loadbalancer_range: 192.168.1.40-192.168.1.50,192.168.1.45-192.168.1.60\n"},
+        [(f"{MAIN}:1: tokenlabs_loadbalancer_range names addresses twice", "overlap")],
+    ),
+    Case(
+        "a gateway outside the range",
+        {MAIN: GOOD[MAIN] + "tokenlabs_gateway: {address: 192.168.1.9}\n"},
+        [(f"{MAIN}:2: tokenlabs_gateway.address is 192.168.1.9, outside tokenlabs_loadbalancer_range", "within")],
+    ),
+    # mirrors
+    Case(
+        "a mirror with credentials",
+        {MAIN: f"tokenlabs_mirrors: {{downloads: 'https://me:{SECRET}@mirror/d'}}\n"},
+        [(f"{MAIN}:1: tokenlabs_mirrors.downloads contains a user name or password", "without")],
+    ),
+    Case(
+        "a mirror of another scheme",
+        {MAIN: "tokenlabs_mirrors: {charts: 'https://mirror:5000'}\n"},
+        [(f"{MAIN}:1: tokenlabs_mirrors.charts must begin with oci://", "oci://mirror.example.com:5000")],
+    ),
+    Case(
+        "a mirror with a slash at the end",
+        {MAIN: "tokenlabs_mirrors: {pypi: 'http://mirror/simple/'}\n"},
+        [(f"{MAIN}:1: tokenlabs_mirrors.pypi is 'http://mirror/simple/', not an address", "without a slash")],
+    ),
+    Case(
+        "plain HTTP for no mirror",
+        {MAIN: "tokenlabs_mirrors: {charts_plain_http: true}\n"},
+        [(f"{MAIN}:1: tokenlabs_mirrors.charts_plain_http is set without a mirror", "add charts")],
+    ),
+    Case(
+        "a checksum that is none",
+        {MAIN: "tokenlabs_checksums: {helm: {amd64: abc}}\n"},
+        [(f"{MAIN}:1: tokenlabs_checksums.helm.amd64 is 'abc', not of the right form", "64 hex")],
+    ),
+]
+
+
+def test_the_good_inventory_is_good(tmp_path: Path) -> None:
+    assert problems(write(tmp_path, {})) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+def test_a_mistake_is_named(case: Case, tmp_path: Path) -> None:
+    found = problems(write(tmp_path, case.files), dict(case.extra))
+    for beginning, rest in case.lines:
+        beginning = beginning.replace("INVENTORY", os.path.relpath(tmp_path))
+        hits = [line for line in found if beginning in line[: len(beginning) + 40]]
+        assert hits, f"nothing begins with {beginning!r} in\n" + "\n".join(found)
+        assert any(rest in line for line in hits), "\n".join(hits)
+    assert len(found) == len(case.lines), "\n".join(found)
+    assert SECRET not in "\n".join(found)
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    """One broken host, tenant or tier never hides another."""
+    found = problems(
+        write(
+            tmp_path,
+            {
+                "hosts.yml": hosts("controller: {ansible_host: 192.168.1.12}"),
+                SPARK: model(image='"{{ registry }}"', arg="1"),
+                TIERS: tiers("requests: {1d: 0}, tokens: {1m: 1}"),
+                TENANTS: tenants("{name: acme, tier: gold}", "{name: acme, tier: pro}", "{tier: pro}", "acme"),
+                MAIN: "tokenlabs_prune: 1\ntokenlabs_relase: x\n",
+            },
+        )
+    )
+    assert len(found) == 11, "\n".join(found)
+    assert [line.split(":")[0] for line in found] == sorted(line.split(":")[0] for line in found)
+
+
+def test_an_accepted_untested_choice(tmp_path: Path) -> None:
+    text = "tokenlabs_versions: {envoy_gateway: v1.8.3, gateway_api: v1.5.1}\ntokenlabs_release_unsupported: true\n"
+    assert problems(write(tmp_path, {MAIN: text})) == []
+
+
+def test_a_spark_may_be_the_controller_when_that_is_meant(tmp_path: Path) -> None:
+    changes = {
+        "hosts.yml": hosts("spark-01: {ansible_host: 192.168.1.11}"),
+        "host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "tokenlabs_controller_is_spark: true\n",
+    }
+    answer = load(write(tmp_path, changes))
+    assert answer["catalog"]["nodes"]["spark-01"]["role"] == "controller"
+    assert answer["catalog"]["nodes"]["spark-01"]["gpu"] is True
+
+
+def test_values_may_come_from_other_variables(tmp_path: Path) -> None:
+    changes = {
+        SPARK: model(image='"{{ registry }}/llm-d:{{ tag }}"', gpus='"{{ 1 }}"') + "tag: v1\n",
+        MAIN: 'registry: ghcr.io\ntokenlabs_release: "{{ wanted }}"\nwanted: "2026.07"\n',
+    }
+    catalog = load(write(tmp_path, changes))["catalog"]
+    assert next(each for each in catalog["models"] if each["name"] == "qwen-7b")["image"] == "ghcr.io/llm-d:v1"
