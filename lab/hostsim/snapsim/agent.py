@@ -7,6 +7,7 @@ JSON) weighs on the host only for that moment.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -231,6 +232,11 @@ def launch_once(host: Host) -> None:
     from .console import Exit
     from .toggle import disable, enable
 
+    held = open(host.common / "etc/launcher/.busy", "w")  # noqa: SIM115 - until this child ends
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
     for path in launch.pending(host):
         try:
             for name, on, arguments in launch.addons(launch.parse(path.read_text())):

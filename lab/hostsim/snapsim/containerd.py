@@ -55,10 +55,6 @@ def problem(config: dict[str, Any]) -> str:
     return "" if any((config.get("plugins") or {}).get(name) for name in _CRI) else NO_CRI
 
 
-def state_file(host: Host) -> Path:
-    return host.common / "run/containerd.json"
-
-
 def start(host: Host) -> bool:
     """Write the outcome; False when the daemon cannot run."""
     template = host.args / "containerd-template.toml"
@@ -70,7 +66,7 @@ def start(host: Host) -> bool:
     except (tomllib.TOMLDecodeError, OSError) as error:
         state["error"] = f"failed to connect to containerd.sock: connect: connection refused ({error})"
         print(f"containerd: failed to load TOML: {host.args / 'containerd.toml'}: {error}", file=sys.stderr)
-        write_file(state_file(host), json.dumps(state))
+        write_file(host.runtime_file, json.dumps(state))
         return False
     snap = snapstate.load(host).get("microk8s")
     state |= {
@@ -79,17 +75,17 @@ def start(host: Host) -> bool:
         "error": problem(config),
         "version": version(snap.version if snap else ""),
     }
-    write_file(state_file(host), json.dumps(state))
+    write_file(host.runtime_file, json.dumps(state))
     (host.common / "run/containerd.sock").touch()
     return True
 
 
 def stopped(host: Host) -> None:
     (host.common / "run/containerd.sock").unlink(missing_ok=True)
-    state = read_json(state_file(host), {})
+    state = read_json(host.runtime_file, {})
     if state.get("running"):
         error = "failed to connect to containerd.sock: connect: no such file or directory"
-        write_file(state_file(host), json.dumps({**state, "running": False, "error": error}))
+        write_file(host.runtime_file, json.dumps({**state, "running": False, "error": error}))
 
 
 def main(argv: Sequence[str]) -> int:

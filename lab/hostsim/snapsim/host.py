@@ -13,9 +13,8 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 AGENT_PORT = 25000
 API_PORT = 16443
@@ -38,8 +37,7 @@ def write_file(path: Path, text: str, mode: int = 0o644) -> None:
     new.replace(path)
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """/etc/snapsim.json: what is simulated differently from the defaults."""
 
     arch: str = ""  # what uname says; empty: the machine's own
@@ -53,7 +51,7 @@ class Settings:
     ready_delay: float = 1.0
     rebind_delay: float = 2.0  # how long the API is away at the first join
     restart_delay: float = 0.0
-    node: dict[str, str] = field(default_factory=dict)  # capacity: cpu, memory, ephemeral-storage
+    node: dict[str, str] = {}  # noqa: RUF012  # capacity: cpu, memory, ephemeral-storage
 
 
 class Host:
@@ -61,7 +59,7 @@ class Host:
         self.root = Path(root if root is not None else os.environ.get("SNAPSIM_ROOT", "/"))
         raw = read_json(self.path("etc/snapsim.json"), {})
         raw["addresses"] = tuple(raw.get("addresses", ()))
-        self.settings = Settings(**{k: v for k, v in raw.items() if k in Settings.__dataclass_fields__})
+        self.settings = Settings(**{k: v for k, v in raw.items() if k in Settings._fields})
 
     # -- paths
     def path(self, relative: str) -> Path:
@@ -104,6 +102,11 @@ class Host:
 
     def locked(self, name: str) -> bool:
         return self.lock(name).exists()
+
+    @property
+    def runtime_file(self) -> Path:
+        """What the container runtime found at its start; the kubelet reads it."""
+        return self.common / "run/containerd.json"
 
     # -- identity
     @property

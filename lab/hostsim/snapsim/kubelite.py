@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import argfile, containerd, kube
+from . import argfile, kube
 from .host import Host, read_json
 
 LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS = 10, 2, 300
@@ -100,7 +100,7 @@ class Kubelet:
 
     def runtime(self) -> dict[str, Any]:
         return dict(
-            read_json(containerd.state_file(self.host), {"running": False, "error": "containerd has not started"})
+            read_json(self.host.runtime_file, {"running": False, "error": "containerd has not started"})
         )
 
     def conditions(self, runtime: dict[str, Any]) -> list[dict[str, str]]:
@@ -217,7 +217,7 @@ class Kubelet:
 
     def runtime_stamp(self) -> float:
         try:
-            return containerd.state_file(self.host).stat().st_mtime
+            return self.host.runtime_file.stat().st_mtime
         except FileNotFoundError:
             return 0.0
 

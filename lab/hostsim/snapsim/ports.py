@@ -20,7 +20,8 @@ def forward(listen: str, target: str) -> NoReturn:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((listen, API_PORT))
     listener.listen(256)
-    os.dup2(listener.fileno(), 3, inheritable=True)
+    os.dup2(listener.fileno(), 3)
+    os.set_inheritable(3, True)  # dup2 of a descriptor on itself leaves it as it was
     env = {**os.environ, "LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
     os.execve(PROXY, [PROXY, "--connections-max=1024", target], env)
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class WireError(OSError):
     """The other side broke the connection or does not speak HTTP."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     status: int
     body: bytes
 
