@@ -80,6 +80,7 @@ class Journey:
     body: bytes | None
     model: str = ""
     stream: bool = False
+    answered: bool = False  # the client has the head of a backend's response
     response_headers: Headers = field(default_factory=list)
     token_limits: LimitSet | None = None
     token_matches: tuple[tuple[str, tuple[Counter, ...]], ...] = ()

@@ -28,7 +28,6 @@ HANG_LIMIT = 300.0
 # Events that all come within this time count as one burst.
 BURST = 0.010
 _AFTER_DONE = 1.0
-_STARTED = "response started"
 
 Port = tuple[str, int]
 
@@ -102,7 +101,13 @@ class Proxy:
             if config is None:
                 response = await self._send(request, Reply(503))
             else:
-                response = await self._handle(request, config)
+                try:
+                    response = await self._handle(request, config)
+                except (OSError, asyncio.CancelledError):  # the client is gone
+                    raise
+                except Exception:
+                    log.exception("%s failed", request.method)
+                    response = await self._send(request, Reply(500))
             milliseconds = (time.monotonic() - started) * 1000
             # Only the path: a query may hold a credential.
             path = request.raw_path.partition("?")[0]
@@ -167,7 +172,7 @@ class Proxy:
             self.plane.inflight[address] -= 1
             if not self.plane.inflight[address]:
                 del self.plane.inflight[address]
-        if answer is not None and request.get(_STARTED):
+        if journey.answered:
             _abort(request)
             raise ConnectionResetError("the backend broke off")
         return await self._send(request, await self.plane.answer_locally(journey, reply))
@@ -213,7 +218,7 @@ class Proxy:
                 return await self._send(request, Reply(200, kept))
         response = _response(answer.status, headers)
         await response.prepare(request)
-        request[_STARTED] = True
+        journey.answered = True
         chunk = held or await source.readany()
         while chunk:
             reader.feed(chunk)

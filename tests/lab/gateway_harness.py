@@ -274,12 +274,17 @@ def traffic_policy(shared: bool = True) -> Doc:
     }
 
 
-def tenant_secret(name: str, key: str, tier: str | None, tenant: str | None, **labels: str | None) -> Doc:
+MANAGED_BY, STATE = "authorino.kuadrant.io/managed-by", "tokenlabs.io/state"
+
+
+def tenant_secret(
+    name: str, key: str, tier: str | None, tenant: str | None, labels: Mapping[str, str | None] | None = None
+) -> Doc:
     wanted: dict[str, str | None] = {
-        "authorino.kuadrant.io/managed-by": "authorino",
+        MANAGED_BY: "authorino",
         "app": "token-labs",
-        "tokenlabs.io/state": "active",
-        **{label.replace("__", "/").replace("_", "-"): value for label, value in labels.items()},
+        STATE: "active",
+        **(labels or {}),
     }
     annotations = {"kuadrant.io/groups": tier, "secret.kuadrant.io/user-id": tenant}
     return {
@@ -369,25 +374,26 @@ class RedisProcess:
         self.stop()
         self._directory.cleanup()
 
-    def command(self, *words: str) -> bytes:
+    def command(self, *words: str, database: int = 0) -> bytes:
         """One command over a connection of its own; the raw answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as sock:
-            for command in (("AUTH", REDIS_PASSWORD), words):
+            for command in (("AUTH", REDIS_PASSWORD), ("SELECT", str(database)), words):
                 parts = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in command)
                 sock.sendall(b"*%d\r\n" % len(command) + parts)
                 answer = sock.recv(1 << 20)
         return answer
 
-    def keys(self, pattern: str = "*") -> list[str]:
-        return [
-            line
-            for line in self.command("KEYS", pattern).decode().split("\r\n")
-            if line and line[0] not in "*$"
-        ]
+    def counters(self, pattern: str = "*") -> dict[str, int]:
+        """Limitador's counters (database 1) and the rate limit service's (0) whose names match."""
+        found = {}
+        for database in (0, 1):
+            listing = self.command("KEYS", pattern, database=database).decode().split("\r\n")
+            for key in [line for line in listing if line and line[0] not in "*$"]:
+                found[key] = int(self.command("GET", key, database=database).split(b"\r\n")[1])
+        return found
 
     def value(self, pattern: str) -> int:
-        """The sum of the counters whose name matches."""
-        return sum(int(self.command("GET", key).split(b"\r\n")[1]) for key in self.keys(pattern))
+        return sum(self.counters(pattern).values())
 
 
 # --- answers --------------------------------------------------------------------------------------
