@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     ready_delay: float = 1.0
     rebind_delay: float = 2.0  # how long the API is away at the first join
     restart_delay: float = 0.0
-    node: dict[str, str] = {}  # noqa: RUF012  # capacity: cpu, memory, ephemeral-storage
+    node: dict[str, str] = {}  # capacity: cpu, memory, ephemeral-storage
 
 
 class Host:

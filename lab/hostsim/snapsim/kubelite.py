@@ -99,9 +99,7 @@ class Kubelet:
         return {**_DEFAULT_CAPACITY, "pods": "110", "hugepages-2Mi": "0", **self.host.settings.node}
 
     def runtime(self) -> dict[str, Any]:
-        return dict(
-            read_json(self.host.runtime_file, {"running": False, "error": "containerd has not started"})
-        )
+        return dict(read_json(self.host.runtime_file, {"running": False, "error": "containerd has not started"}))
 
     def conditions(self, runtime: dict[str, Any]) -> list[dict[str, str]]:
         pressure = [
