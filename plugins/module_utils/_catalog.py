@@ -87,6 +87,7 @@ def derive(inventory: Inventory) -> Data:
 
 def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
     """What a catalog means, in a few lines for people."""
+    tenants = [tenant for tenant in tenants if tenant.get("state") != "absent"]
     suspended = sum(1 for tenant in tenants if tenant.get("state") == "suspended")
     lines = [
         f"Release {catalog['release']['name']} on Kubernetes {catalog['release']['kubernetes_channel']}",
@@ -282,7 +283,7 @@ def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_se
             "version": chart["version"],
             "plainHttp": chart["plain_http"],
             "needs": needs,
-            "labels": {"tokenlabs-model": model["name"]},
+            "labels": {"tokenlabs-managed": "llm-d", "tokenlabs-model": model["name"]},
             "values": [f"values/{name}.yaml"],
         }
 
@@ -292,7 +293,8 @@ def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_se
         values[model["pool"]] = pool_values(model, epp)
         values[model["release"]] = worker_values(model, hf_secret)
     return {
-        "helmDefaults": {"createNamespace": False, "historyMax": 5, "wait": False},
+        # The labels reach helm's own records, where releases are found that have left the inventory.
+        "helmDefaults": {"createNamespace": False, "historyMax": 5, "syncReleaseLabels": True, "wait": False},
         "repositories": repositories,
         "releases": releases,
         "values": values,
@@ -418,7 +420,16 @@ def _container(model: Data) -> Data:
 
 def _resources(model: Data) -> Data:
     default = _GPU_RESOURCES if model["gpus"] else _CPU_RESOURCES
-    return {kind: {**default[kind], **(model["_resources"].get(kind) or {})} for kind in default}
+    given = {kind: dict(model["_resources"].get(kind) or {}) for kind in default}
+    # Of a resource that is given at all, nothing is added: a default request could be above a given limit.
+    touched = {resource for amounts in given.values() for resource in amounts}
+    return {
+        kind: {
+            **{resource: amount for resource, amount in default[kind].items() if resource not in touched},
+            **given[kind],
+        }
+        for kind in default
+    }
 
 
 def _environment(model: Data) -> list[Data]:

@@ -48,6 +48,9 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     looks_like_placeholder,
 )
 
+_SUFFIXES = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_SUFFIXES |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
 # Says where a value was written: (host or None for platform-wide values, path) -> "host_vars/spark-01.yml:7".
 Locate = Callable[["str | None", Path], str]
 
@@ -343,6 +346,11 @@ def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
             flag = argument.split("=", maxsplit=1)[0].split(maxsplit=1)[0]
             if flag in OWN_ARGUMENTS:
                 report((*path, "args", index), f"{flag} must not be set", OWN_ARGUMENTS[flag])
+    resources = model.get("resources") or {}
+    for resource, limit in (resources.get("limits") or {}).items():
+        request = (resources.get("requests") or {}).get(resource)
+        if request is not None and amount(request) > amount(limit):
+            report((*path, "resources", "requests", resource), f"is {request}, above the limit {limit}", "write less")
     for name in model.get("env") or {}:
         if SECRET_NAME.search(name):
             report(
@@ -350,6 +358,12 @@ def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
                 "looks like a secret, which everyone who may list pods could read here",
                 "use tokenlabs_hf_token for Hugging Face, and no other",
             )
+
+
+def amount(quantity: str) -> float:
+    """What a quantity such as 500m or 32Gi stands for."""
+    number = quantity.rstrip("mkMGTi")
+    return float(number) * _SUFFIXES[quantity[len(number) :]]
 
 
 def gpus_of(model: Mapping[str, Any]) -> int:

@@ -163,7 +163,7 @@ TENANT = Record(
     {
         "name": Text(LABEL, LABEL_FORM),
         "tier": Text(),
-        "state": Text(choices=("active", "suspended")),
+        "state": Text(choices=("present", "suspended", "absent")),
     },
     required=("name", "tier"),
     hints={"key": "keys are made by the platform, never written down here", "api_key": "keys are made by the platform"},

@@ -294,6 +294,11 @@ CASES = [
         [(f"{SPARK}:6: tokenlabs_models[0].env.HF_TOKEN looks like a secret", "tokenlabs_hf_token")],
     ),
     Case(
+        "a request above the limit",
+        {SPARK: model(resources="{requests: {cpu: '2', memory: 32Gi}, limits: {cpu: 2500m, memory: 30000Mi}}")},
+        [(f"{SPARK}:6: tokenlabs_models[0].resources.requests.memory is 32Gi, above the limit 30000Mi", "less")],
+    ),
+    Case(
         "the engine custom without a command",
         {SPARK: model(engine="custom")},
         [(f"{SPARK}:3: tokenlabs_models[0].command is missing", "starts the server")],
