@@ -98,7 +98,8 @@ class Helmfile:
     def __init__(self, run: Run, helmfile: str, helm: str, file: str, context: str | None = None):
         self._run = run
         self._helm = [helm]
-        self._helmfile = [helmfile, "--file", file, "--helm-binary", helm, "--no-color"]
+        # A file without releases is right when the last model is gone.
+        self._helmfile = [helmfile, "--file", file, "--helm-binary", helm, "--no-color", "--allow-no-matching-release"]
         if context:
             self._helm += ["--kube-context", context]
             self._helmfile += ["--kube-context", context]

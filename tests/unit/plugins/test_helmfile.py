@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile as hf
 
-TOOL = ["helmfile", "--file", "f.yaml", "--helm-binary", "helm", "--no-color"]
+TOOL = ["helmfile", "--file", "f.yaml", "--helm-binary", "helm", "--no-color", "--allow-no-matching-release"]
 PLAN = ["--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "--diff-args", "--three-way-merge"]
 LIST = [*TOOL, "list", "--skip-charts", "--output", "json"]
 DIFF = [*TOOL, "diff", *PLAN, "--context", "3"]
@@ -171,6 +171,17 @@ CASES = {
             (INSTALLED, said(installed(ms_sim=1, ms_old=4, foreign=1))),
             (LABELLED, said(installed(ms_sim=1, ms_old=4))),
             (APPLY, said()),
+            (uninstall("ms-old"), said()),
+        ],
+        removed=["token-labs/ms-old"],
+        label="tokenlabs-managed=llm-d",
+    ),
+    "the last release left the file": Case(
+        [
+            (LIST, said(err="err: no releases found that matches specified selector()")),
+            (INSTALLED, said(installed(ms_old=4))),
+            (LABELLED, said(installed(ms_old=4))),
+            (APPLY, said(err="err: no releases found that matches specified selector()")),
             (uninstall("ms-old"), said()),
         ],
         removed=["token-labs/ms-old"],
