@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""NVIDIA GPU operator: feature discovery, runtime classes, operands, and GPUs that the scheduler can count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from lab.world import faults
+from lab.world.actions import Action, Apply, Delete, Patch, SetStatus, cond, owner
+from lab.world.controllers.kubelet import HANDLERS
+from lab.world.engine import Reconciler
+from lab.world.store import Json, Store, deleting, is_true, labels, notes
+
+MANAGER = "gpu-operator"
+GPU = "lab.tokenlabs.invalid/gpu"  # written by the host's kubelet when the machine has the hardware
+PCI = "feature.node.kubernetes.io/pci-10de.present"
+PRESENT = "nvidia.com/gpu.present"
+RESOURCE = "nvidia.com/gpu"
+RUNTIME_CLASSES = ("nvidia", "nvidia-cdi", "nvidia-legacy")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A DaemonSet of the operator: its name, the key of its switch in ClusterPolicy.spec, and its node label."""
+
+    name: str
+    switch: str
+    deploy: str
+    default: bool = True
+    runtime: bool = True
+
+    def on(self, spec: Json) -> bool:
+        return bool((spec.get(self.switch) or {}).get("enabled", self.default)) if self.switch else True
+
+
+OPERANDS = (
+    Operand("nvidia-driver-daemonset", "driver", "driver", runtime=False),
+    Operand("nvidia-container-toolkit-daemonset", "toolkit", "container-toolkit", runtime=False),
+    Operand("nvidia-operator-validator", "", "operator-validator"),
+    Operand("nvidia-device-plugin-daemonset", "devicePlugin", "device-plugin"),
+    Operand("gpu-feature-discovery", "gfd", "gpu-feature-discovery"),
+    Operand("nvidia-dcgm-exporter", "dcgmExporter", "dcgm-exporter"),
+)
+
+
+def controller(store: Store) -> Json | None:
+    return store.controller("gpu-operator")
+
+
+def hardware(node: Json) -> str:
+    """The GPU of a node, as its own machine tells it; a Spark's kernel tells too."""
+    value = notes(node).get(GPU, "").strip()
+    if GPU not in notes(node):
+        kernel = ((node.get("status") or {}).get("nodeInfo") or {}).get("kernelVersion", "")
+        value = "NVIDIA GB10" if kernel.endswith("-nvidia") else ""
+    return "" if value.lower() in ("", "false", "none", "0") else value
+
+
+def policy_of(store: Store) -> Json | None:
+    return next((item for item in store.all("ClusterPolicy") if not deleting(item)), None)
+
+
+# --- node feature discovery
+def discover(obj: Json, store: Store) -> Iterator[Action]:
+    """The label by which GPU machines are known, once a discovery worker runs on the node."""
+    if not hardware(obj) or labels(obj).get(PCI) == "true":
+        return
+    workers = store.select("Pod", None, {"app.kubernetes.io/name": "node-feature-discovery", "role": "worker"})
+    name = obj["metadata"]["name"]
+    if any(pod["spec"].get("nodeName") == name and is_true(pod, "Ready") for pod in workers):
+        yield Patch(obj, {"metadata": {"labels": {PCI: "true"}}})
+
+
+# --- the operator
+def cluster_policy(obj: Json, store: Store) -> Iterator[Action]:
+    running = controller(store)
+    if not running or deleting(obj):
+        return
+    space, spec = running["metadata"]["namespace"], obj.get("spec") or {}
+    for name in RUNTIME_CLASSES:
+        yield Apply(
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "handler": name,
+                "metadata": {
+                    "name": name,
+                    "labels": {"app.kubernetes.io/component": "gpu-operator"},
+                    "ownerReferences": [owner(obj)],
+                },
+            },
+            MANAGER,
+        )
+    for operand in OPERANDS:
+        if operand.on(spec):
+            yield Apply(_daemon_set(operand, obj, space), MANAGER)
+        elif found := store.get("DaemonSet", space, operand.name):
+            yield Delete(found)
+    waiting = [operand.name for operand in OPERANDS if operand.on(spec) and not _rolled_out(operand, space, store)]
+    nodes = [node for node in store.all("Node") if labels(node).get(PCI) == "true"]
+    ready = not waiting and all(_allocatable(node) for node in nodes)
+    if ready:
+        text = "ClusterPolicy is ready as all resources have been successfully reconciled"
+        conditions = [cond("Ready", True, "Reconciled", text), cond("Error", False, "Ready", "")]
+    else:
+        text = f"ClusterPolicy is not ready, states not ready: {waiting or ['state-device-plugin']}".replace("'", "")
+        conditions = [cond("Ready", False, "Error", ""), cond("Error", True, "OperandNotReady", text)]
+    yield SetStatus(obj, {"state": "ready" if ready else "notReady", "namespace": space, "conditions": conditions})
+
+
+def _rolled_out(operand: Operand, space: str, store: Store) -> bool:
+    found = store.get("DaemonSet", space, operand.name)
+    status = (found or {}).get("status") or {}
+    return bool(
+        found
+        and status.get("observedGeneration") == found["metadata"]["generation"]
+        and status.get("numberReady", 0) == status.get("desiredNumberScheduled", -1)
+        and status.get("updatedNumberScheduled", 0) == status.get("desiredNumberScheduled")
+    )
+
+
+def _allocatable(node: Json) -> int:
+    return int((node["status"].get("allocatable") or {}).get(RESOURCE, 0))
+
+
+def _daemon_set(operand: Operand, policy: Json, space: str) -> Json:
+    spec, marks = policy.get("spec") or {}, {"app": operand.name}
+    daemons = spec.get("daemonsets") or {}
+    image = spec.get(operand.switch) or {} if operand.switch else spec.get("validator") or {}
+    reference = (
+        f"{image.get('repository', 'nvcr.io/nvidia')}/{image.get('image', operand.name)}:"
+        f"{image.get('version', 'v25.10.1')}"
+    )
+    pod: Json = {
+        "nodeSelector": {f"nvidia.com/gpu.deploy.{operand.deploy}": "true"},
+        "tolerations": daemons.get("tolerations") or [{"key": RESOURCE, "operator": "Exists", "effect": "NoSchedule"}],
+        "priorityClassName": daemons.get("priorityClassName", "system-node-critical"),
+        "containers": [{"name": operand.name, "image": reference}],
+    }
+    if operand.runtime:
+        pod["runtimeClassName"] = (spec.get("operator") or {}).get("runtimeClass", "nvidia")
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": operand.name, "namespace": space, "labels": marks, "ownerReferences": [owner(policy)]},
+        "spec": {"selector": {"matchLabels": marks}, "template": {"metadata": {"labels": marks}, "spec": pod}},
+    }
+
+
+# --- what the operands do on a node
+def node(obj: Json, store: Store) -> Iterator[Action]:
+    policy = policy_of(store)
+    if not controller(store) or not policy or labels(obj).get(PCI) != "true":
+        return
+    spec, name = policy.get("spec") or {}, obj["metadata"]["name"]
+    wanted = {
+        PRESENT: "true",
+        **{f"nvidia.com/gpu.deploy.{operand.deploy}": "true" for operand in OPERANDS if operand.on(spec)},
+    }
+    if _runs("gpu-feature-discovery", name, store):
+        wanted |= _features(obj, spec, store)
+    yield Patch(obj, {"metadata": {"labels": wanted}})
+    plugin = _runs("nvidia-device-plugin-daemonset", name, store)
+    if plugin and not faults.hit(store, "gpu_never_ready", name):
+        amount = str(_count(obj) * _replicas(obj, spec, store)[0])
+        resource = _resource(obj, spec, store)
+        both = {"capacity": {resource: amount}, "allocatable": {resource: amount}}
+        yield Patch(obj, {"status": both}, "status")
+    elif _allocatable(obj) and not plugin and "nvidia" not in notes(obj).get(HANDLERS, ""):
+        yield Patch(obj, {"status": {"capacity": {RESOURCE: "0"}, "allocatable": {RESOURCE: "0"}}}, "status")
+
+
+def _runs(app: str, node_name: str, store: Store) -> bool:
+    return any(
+        pod["spec"].get("nodeName") == node_name and is_true(pod, "Ready")
+        for pod in store.select("Pod", None, {"app": app})
+    )
+
+
+def _count(obj: Json) -> int:
+    return 1  # a Spark has one GPU
+
+
+def _sharing(obj: Json, spec: Json, store: Store) -> Json:
+    """The device plugin's configuration for a node: a key of its ConfigMap, named by the node or by default."""
+    chosen = (spec.get("devicePlugin") or {}).get("config") or {}
+    running = controller(store)
+    if not chosen.get("name") or not running:
+        return {}
+    data = (store.get("ConfigMap", running["metadata"]["namespace"], chosen["name"]) or {}).get("data") or {}
+    key = labels(obj).get("nvidia.com/device-plugin.config") or chosen.get("default") or ""
+    return (yaml.safe_load(data.get(key) or "{}") or {}).get("sharing") or {}
+
+
+def _replicas(obj: Json, spec: Json, store: Store) -> tuple[int, str]:
+    """How often a GPU is given out, and how it is shared."""
+    for strategy, name in (("timeSlicing", "time-slicing"), ("mps", "mps")):
+        for resource in (_sharing(obj, spec, store).get(strategy) or {}).get("resources") or []:
+            if resource["name"] == RESOURCE and int(resource["replicas"]) > 1:
+                return int(resource["replicas"]), name
+    return 1, "none"
+
+
+def _resource(obj: Json, spec: Json, store: Store) -> str:
+    renamed = (_sharing(obj, spec, store).get("timeSlicing") or {}).get("renameByDefault")
+    return f"{RESOURCE}.shared" if renamed and _replicas(obj, spec, store)[0] > 1 else RESOURCE
+
+
+def _features(obj: Json, spec: Json, store: Store) -> dict[str, str]:
+    """What GPU feature discovery says of a GB10."""
+    replicas, strategy = _replicas(obj, spec, store)
+    shared = replicas > 1 and _resource(obj, spec, store) == RESOURCE
+    return {
+        "nvidia.com/gpu.count": str(_count(obj)),
+        "nvidia.com/gpu.replicas": str(replicas),
+        "nvidia.com/gpu.sharing-strategy": strategy,
+        "nvidia.com/gpu.product": "NVIDIA-GB10" + ("-SHARED" if shared else ""),
+        "nvidia.com/gpu.family": "blackwell",
+        "nvidia.com/gpu.compute.major": "12",
+        "nvidia.com/gpu.compute.minor": "1",
+        "nvidia.com/gpu.machine": "NVIDIA_DGX_Spark",
+        "nvidia.com/mig.capable": "false",
+        "nvidia.com/mps.capable": "false",
+        "nvidia.com/cuda.driver-version.full": "580.126.09",
+        "nvidia.com/cuda.runtime-version.full": "13.0",
+    }
+
+
+_SEEN = frozenset({"Deployment", "DaemonSet", "Node", "Pod"})
+RECONCILERS = [
+    Reconciler("nfd", "Node", discover, frozenset({"Pod"})),
+    Reconciler("gpu-node", "Node", node, _SEEN | {"ClusterPolicy"}),
+    Reconciler("gpu-operator", "ClusterPolicy", cluster_policy, _SEEN),
+]

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a kubelet checks before a container may start, and what a controller's readiness probe would say.
+
+KWOK plays the pods; it takes a pod once this module has set PodReadyToStartContainers. A pod that lacks a Secret, a
+ConfigMap or a runtime handler waits, and says so, as it would on a real node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lab.world import faults, images
+from lab.world.actions import Action, Event, Patch, cond, stamped
+from lab.world.controllers import envoy_gateway
+from lab.world.engine import Reconciler
+from lab.world.store import Json, Store, deleting, is_true, notes
+
+HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
+STARTABLE = "PodReadyToStartContainers"
+
+
+# --- may it start?
+def blocked(pod: Json, store: Store) -> tuple[str, str]:
+    """Why a pod's containers cannot be started, as (reason, message); empty when they can."""
+    spec, space = pod["spec"], pod["metadata"]["namespace"]
+    if faults.hit_prefix(store, "pods_never_start", pod["metadata"]["name"]):
+        return "ContainerCreating", "held back"
+    if problem := _no_handler(spec, store):
+        return "FailedCreatePodSandBox", problem
+    for volume in spec.get("volumes") or []:
+        for kind, name, optional in _volume_sources(volume):
+            if not optional and not store.get(kind, space, name):
+                what = "secret" if kind == "Secret" else "configmap"
+                return (
+                    "FailedMount",
+                    f'MountVolume.SetUp failed for volume "{volume["name"]}" : {what} "{name}" not found',
+                )
+    for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
+        if problem := _missing_env(container, space, store):
+            return "CreateContainerConfigError", problem
+    return "", ""
+
+
+def _no_handler(spec: Json, store: Store) -> str:
+    name = spec.get("runtimeClassName")
+    if not name:
+        return ""
+    handler = (store.get("RuntimeClass", "", name) or {}).get("handler", name)
+    node = store.get("Node", "", spec["nodeName"])
+    known = (notes(node) if node else {}).get(HANDLERS, "").replace(",", " ").split()
+    return "" if handler in known else f'failed to get sandbox runtime: no runtime for "{handler}" is configured'
+
+
+def _volume_sources(volume: Json) -> Iterator[tuple[str, str, bool]]:
+    for source in [volume, *((volume.get("projected") or {}).get("sources") or [])]:
+        if secret := source.get("secret"):
+            yield "Secret", secret.get("secretName") or secret.get("name"), bool(secret.get("optional"))
+        if config := source.get("configMap"):
+            yield "ConfigMap", config["name"], bool(config.get("optional"))
+
+
+def _missing_env(container: Json, space: str, store: Store) -> str:
+    for variable in container.get("env") or []:
+        source = variable.get("valueFrom") or {}
+        for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+            ref = source.get(field)
+            if not ref or ref.get("optional"):
+                continue
+            found = store.get(kind, space, ref["name"])
+            if not found:
+                return f'{kind.lower()} "{ref["name"]}" not found'
+            if ref["key"] not in (found.get("data") or {}):
+                return f"couldn't find key {ref['key']} in {kind} {space}/{ref['name']}"
+    for source in container.get("envFrom") or []:
+        for field, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
+            ref = source.get(field)
+            if ref and not ref.get("optional") and not store.get(kind, space, ref["name"]):
+                return f'{kind.lower()} "{ref["name"]}" not found'
+    return ""
+
+
+# --- is it ready?
+def _redis_ready(pod: Json, store: Store) -> str:
+    """Servers that count in Redis end when they cannot reach it at their start."""
+    uses = any(
+        "redis" in str(value).lower()
+        for container in pod["spec"]["containers"]
+        for value in [*(container.get("command") or []), *(item["name"] for item in container.get("env") or [])]
+    )
+    hosts = [
+        item["value"].rpartition(":")[0]
+        for container in pod["spec"]["containers"]
+        for item in container.get("env") or []
+        if item["name"] == "REDIS_URL" and item.get("value")
+    ]
+    if not uses:
+        return ""
+    names = [tuple(host.split("."))[:2] for host in hosts if host.count(".") >= 2] or [("redis", "redis-system")]
+    return next(
+        (
+            f"cannot connect to Redis at {service}.{space}"
+            for service, space in names
+            if not store.endpoints(space, service)
+        ),
+        "",
+    )
+
+
+# Image (a part of its name) -> why its readiness probe fails just now.
+PROBES: dict[str, Callable[[Json, Store], str]] = {
+    "envoyproxy/gateway:": lambda pod, store: (
+        envoy_gateway.not_ready(store, pod["metadata"]["namespace"])
+        if "server" in (pod["spec"]["containers"][0].get("args") or [])
+        else ""
+    ),
+    "kuadrant/limitador:": _redis_ready,
+    "envoyproxy/ratelimit:": _redis_ready,
+}
+
+
+def unready(pod: Json, store: Store) -> str:
+    """Why a started pod is not ready."""
+    if faults.hit_prefix(store, "pods_never_ready", pod["metadata"]["name"]):
+        return "held back"
+    image = pod["spec"]["containers"][0]["image"]
+    return next((problem for part, probe in PROBES.items() if part in image and (problem := probe(pod, store))), "")
+
+
+# --- the pod's life
+def pod(obj: Json, store: Store) -> Iterator[Action]:
+    node = obj["spec"].get("nodeName")
+    if not node or deleting(obj) or not store.node_alive(node):
+        return
+    phase, real = (obj.get("status") or {}).get("phase"), images.runner(obj)
+    if phase == "Pending" and not is_true(obj, STARTABLE):
+        reason, problem = blocked(obj, store)
+        if reason:
+            yield Event(obj, reason if reason.startswith("Failed") else "Failed", problem, "kubelet")
+            yield _waiting(obj, reason, problem)
+        elif real:
+            return  # the pod runner starts it
+        elif problem := unready(obj, store):
+            yield Event(obj, "Unhealthy", f"Readiness probe failed: {problem}", "kubelet")
+        else:
+            yield _conditions(obj, store, cond(STARTABLE, True, ""))
+    elif phase == "Running" and not real and not is_true(obj, "Ready") and not unready(obj, store):
+        # The node was away and came back: its kubelet says again what is ready.
+        yield _conditions(obj, store, cond("Ready", True, ""), cond("ContainersReady", True, ""))
+
+
+def _conditions(obj: Json, store: Store, *wanted: Json) -> Patch:
+    bare = [{key: value for key, value in item.items() if key in ("type", "status")} for item in wanted]
+    live = (obj.get("status") or {}).get("conditions") or []
+    return Patch(obj, {"status": {"conditions": stamped(bare, live, store.now)}}, "status", strategic=True)
+
+
+def _waiting(obj: Json, reason: str, message: str) -> Patch:
+    shown = reason if reason == "CreateContainerConfigError" else "ContainerCreating"
+    statuses = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "started": False,
+            "state": {"waiting": {"reason": shown, "message": message}},
+        }
+        for container in obj["spec"]["containers"]
+    ]
+    return Patch(obj, {"status": {"containerStatuses": statuses}}, "status", strategic=True)
+
+
+RECONCILERS = [
+    Reconciler(
+        "kubelet",
+        "Pod",
+        pod,
+        frozenset(
+            {
+                "Node",
+                "Secret",
+                "RuntimeClass",
+                "CustomResourceDefinition",
+                "ClusterRoleBinding",
+                "EndpointSlice",
+                "Lease",
+            }
+        ),
+        ticks=True,
+    )
+]
