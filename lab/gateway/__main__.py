@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run the data plane: ``python -m lab.gateway --state STATE/NAME`` (or ``--kubeconfig FILE``)."""
+"""Run the data plane: ``python -m lab.gateway --state STATE/NAME``.
+
+The API server is found by --kubeconfig, else $KUBECONFIG, else admin.kubeconfig in the state directory.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -102,9 +106,8 @@ async def serve(kubeconfig: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.gateway", description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--state", type=Path, help="the lab's state directory; its admin.kubeconfig is used")
-    source.add_argument("--kubeconfig", type=Path, help="a kubeconfig file")
+    parser.add_argument("--state", type=Path, help="the lab's state directory")
+    parser.add_argument("--kubeconfig", type=Path, help="a kubeconfig file")
     parser.add_argument("--verbose", action="store_true", help="log what the watches do")
     arguments = parser.parse_args()
     logging.basicConfig(
@@ -112,7 +115,14 @@ def main() -> int:
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    asyncio.run(serve(arguments.kubeconfig or arguments.state / "admin.kubeconfig"))
+    kubeconfig = arguments.kubeconfig
+    if kubeconfig is None and os.environ.get("KUBECONFIG"):
+        kubeconfig = Path(os.environ["KUBECONFIG"])
+    if kubeconfig is None and arguments.state:
+        kubeconfig = arguments.state / "admin.kubeconfig"
+    if kubeconfig is None:
+        parser.error("one of --kubeconfig, $KUBECONFIG and --state is needed")
+    asyncio.run(serve(kubeconfig))
     return 0
 
 

@@ -45,10 +45,12 @@ class KeyRing:
     selector: Mapping[str, Any]
     namespace: str | None
     secrets: dict[str, Object] = field(default_factory=dict)
+    # The key under which a Secret is held, by the Secret's name.
+    held: dict[Name, str] = field(default_factory=dict)
 
     def rebuild(self, secrets: Iterable[Object]) -> None:
         """What happens when the AuthConfig is built: a list by the policy's selector alone."""
-        self.secrets = {}
+        self.secrets, self.held = {}, {}
         for secret in secrets:
             if self._in_scope(name_of(secret)) and matches_labels(labels_of(secret), self.selector):
                 self._take_in(secret)
@@ -57,25 +59,28 @@ class KeyRing:
         """What happens on a watch event: Authorino watches only the Secrets with its managed-by label."""
         if not self._in_scope(name):
             return
+        held = self.held.get(name)
         if secret is None or not managed(secret) or not matches_labels(labels_of(secret), self.selector):
-            held = next((key for key, known in self.secrets.items() if name_of(known) == name), None)
-            if held is not None:
-                del self.secrets[held]
-            return
-        for held, known in self.secrets.items():
-            if name_of(known) == name:
-                if held != key_of(secret):
-                    del self.secrets[held]
-                    self._take_in(secret)
-                return
-        self._take_in(secret)
+            self._drop(held)
+        elif held is None:
+            self._take_in(secret)
+        elif held != key_of(secret):
+            self._drop(held)
+            self._take_in(secret)
 
     def _in_scope(self, name: Name) -> bool:
         return self.namespace is None or name[0] == self.namespace
 
+    def _drop(self, key: str | None) -> None:
+        if key is not None:
+            del self.held[name_of(self.secrets.pop(key))]
+
     def _take_in(self, secret: Object) -> None:
         if value := key_of(secret):
+            if value in self.secrets:
+                self._drop(value)
             self.secrets[value] = secret
+            self.held[name_of(secret)] = value
 
 
 class KeyRings:

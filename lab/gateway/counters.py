@@ -169,6 +169,7 @@ class Window:
     key: str
     limit: int
     seconds: int
+    shadow: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class WindowState:
 
     @property
     def over(self) -> bool:
-        return self.value > self.window.limit
+        return self.value > self.window.limit and not self.window.shadow
 
 
 class WindowStore:

@@ -109,7 +109,7 @@ def window_of(rule: GlobalRule, domain: str, request: RequestView, peer: str) ->
         if part is None:
             return None
         key += f"_match-{index}_{part}"
-    return Window(key, rule.limit, UNITS[rule.unit])
+    return Window(key, rule.limit, UNITS[rule.unit], rule.shadow)
 
 
 def request_windows(limits: GlobalLimits, request: RequestView, peer: str) -> list[tuple[Window, int]]:

@@ -272,6 +272,7 @@ class GlobalRule:
     request_cost: int
     response_key: str | None = None  # the metadata key; a plain number is response_number
     response_number: int | None = None
+    shadow: bool = False  # counted, never enforced
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,17 @@ from .objects import Object, Snapshot, condition, name_of
 Spec = Mapping[str, Any]
 
 _WINDOW = re.compile(r"(\d{1,5})(h|ms|m|s)")
+_WAITING = re.compile(r"waiting for .*\[(Authorino|Limitador)\]")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def in_force(policy: Object) -> bool:
-    """Enforced, or reported as waiting for a component although the data plane already has it."""
+    """Enforced; or said to wait for nothing but Authorino or Limitador: the filter has the policy by then,
+    and whether the component answers shows when it is asked."""
     found = condition((policy.get("status") or {}).get("conditions"), "Enforced")
     if found is None:
         return False
-    return found.get("status") == "True" or "waiting for" in (found.get("message") or "")
+    return found.get("status") == "True" or _WAITING.search(found.get("message") or "") is not None
 
 
 def seconds_of(window: str) -> int:

@@ -550,6 +550,7 @@ def _global_rule(spec: Mapping[str, Any], descriptor: str) -> GlobalRule:
         request_cost=request.get("number", 0) if request.get("from") == "Number" else 1,
         response_key=(response.get("metadata") or {}).get("key") if response.get("from") == "Metadata" else None,
         response_number=response.get("number") if response.get("from") == "Number" else None,
+        shadow=bool(spec.get("shadowMode")),
     )
 
 

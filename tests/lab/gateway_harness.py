@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,7 @@ def direct_filter(name: str, status: int, body: str, content_type: str | None = 
     return {"metadata": meta(name), "spec": {"directResponse": direct}}
 
 
+AUTHORINO_LABELS = {"authorino-resource": "authorino"}
 MODELS_BODY = '{"object":"list","data":[{"id":"small","object":"model"},{"id":"large","object":"model"}]}'
 
 
@@ -298,10 +299,10 @@ def tenant_secret(
     }
 
 
-def deployment(name: str, namespace: str, replicas: int = 1, **labels: str) -> Doc:
+def deployment(name: str, namespace: str, replicas: int = 1, *, labels: Mapping[str, str] | None = None) -> Doc:
     return {
         "metadata": meta(name, namespace),
-        "spec": {"replicas": replicas, "selector": {"matchLabels": labels or {"app": name}}},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": dict(labels or {"app": name})}},
         "status": {"availableReplicas": replicas},
     }
 
@@ -586,9 +587,9 @@ class Lab:
             ("Gateway", gateway_doc(self.port, hostname)),
             ("Kuadrant", {"metadata": meta("kuadrant", KUADRANT)}),
             ("Authorino", {"metadata": meta("authorino", KUADRANT)}),
-            ("Deployment", deployment("authorino", KUADRANT, **{"authorino-resource": "authorino"})),
+            ("Deployment", deployment("authorino", KUADRANT, labels=AUTHORINO_LABELS)),
             ("Pod", pod("authorino-1", KUADRANT, {"authorino-resource": "authorino"})),
-            ("Deployment", deployment("limitador-limitador", KUADRANT, app="limitador")),
+            ("Deployment", deployment("limitador-limitador", KUADRANT, labels={"app": "limitador"})),
             ("Pod", pod("limitador-1", KUADRANT, {"app": "limitador"})),
             ("Limitador", self.limitador()),
             ("Secret", {"metadata": meta("limitador-redis", KUADRANT), "data": {"URL": b64(self.limitador_url())}}),
@@ -696,3 +697,7 @@ class Lab:
 
     def spend(self, total: int, key: str, **body: Any) -> Answer:
         return self.ask("/v1/chat/completions", costing(total, **body), key=key)
+
+
+
+Make = Callable[..., Lab]

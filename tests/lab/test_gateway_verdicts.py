@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.lab.gateway_harness import (
+    AUTHORINO_LABELS,
     EG,
     GATEWAY,
     KUADRANT,
@@ -27,7 +28,7 @@ from tests.lab.gateway_harness import (
     TOKENS,
     Connection,
     Lab,
-    RedisProcess,
+    Make,
     ai_route,
     auth_policy,
     b64,
@@ -39,6 +40,8 @@ from tests.lab.gateway_harness import (
     token_policy,
     traffic_policy,
 )
+
+pytest_plugins = ["tests.lab.gateway_fixtures"]
 
 CHAT, TEXT, EMBED, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"
 
@@ -59,36 +62,12 @@ NOT_MODELLED = {
     "both ways of token limits on one route lose counts": "seen twice without a known cause: the lab counts both",
 }
 
-Make = Callable[..., Lab]
-
-
 def row(section: str, words: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
     def note(check: Callable[[Make], None]) -> Callable[[Make], None]:
         ROWS.append(Row(section, words, check))
         return check
 
     return note
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisProcess]:
-    process = RedisProcess().start()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def make(redis: RedisProcess) -> Iterator[Make]:
-    labs: list[Lab] = []
-    redis.command("FLUSHALL")
-
-    def build(**options: Any) -> Lab:
-        labs.append(Lab(redis, **options))
-        return labs[-1]
-
-    yield build
-    for lab in labs:
-        lab.close()
 
 
 # The minute windows of the token service are aligned to the clock: stay away from their borders.
@@ -282,11 +261,11 @@ def limitador_away(make: Make) -> None:
     lab = make().standard(tokens="none")
     statuses = [lab.chat("key-acme").status for _ in range(TIERS["free"] + 1)]
     assert statuses[-1] == 429
-    lab.put(("Deployment", deployment("limitador-limitador", KUADRANT, replicas=0, app="limitador")))
+    lab.put(("Deployment", deployment("limitador-limitador", KUADRANT, replicas=0, labels={"app": "limitador"})))
     away = lab.chat("key-acme")
     assert away.status == 200
     assert away.header("x-ratelimit-limit") is None
-    lab.put(("Deployment", deployment("limitador-limitador", KUADRANT, app="limitador")))
+    lab.put(("Deployment", deployment("limitador-limitador", KUADRANT, labels={"app": "limitador"})))
     lab.clock.now += 16.9
     assert lab.chat("key-acme").status == 200
     lab.clock.now += 0.2
@@ -296,9 +275,9 @@ def limitador_away(make: Make) -> None:
 @row("holds", "Authorino away: 500 for all, normal again 51 s after its return")
 def authorino_away(make: Make) -> None:
     lab = make().standard()
-    lab.put(("Deployment", deployment("authorino", KUADRANT, replicas=0, **{"authorino-resource": "authorino"})))
+    lab.put(("Deployment", deployment("authorino", KUADRANT, replicas=0, labels=AUTHORINO_LABELS)))
     assert [lab.chat(key).status for key in ("key-pro", "key-wrong", None)] == [500, 500, 500]
-    lab.put(("Deployment", deployment("authorino", KUADRANT, **{"authorino-resource": "authorino"})))
+    lab.put(("Deployment", deployment("authorino", KUADRANT, labels=AUTHORINO_LABELS)))
     lab.clock.now += 50.9
     assert lab.chat("key-pro").status == 500
     lab.clock.now += 0.2
