@@ -127,7 +127,7 @@ def lay_out(lab: Lab) -> None:
     pki.write(lab.pki, API_URL, [OUTSIDE, *(host.address for host in lab.hosts)])
     pki.write_private(lab.kubeconfig, (lab.pki / "admin.kubeconfig").read_bytes())
     shutil.copy(Path(lab.downloads) / "checksums.json", lab.state / "checksums.json")
-    hosts.lower_layers(lab, say)
+    hosts.lower_layers(lab)
     hosts.lay_out(lab)
     controlplane.write_configs(lab)
     lab.save()
@@ -179,17 +179,14 @@ def command_up(lab: Lab, arguments: argparse.Namespace) -> int:
     need_root()
     check_machine()
     wanted = plan_hosts(arguments.hosts.split(",")) if arguments.hosts else None
+    without = left_out(arguments.without)
+    upstream = upstream_directory()
     with only_one(lab):
         if supervisor_pid(lab) is not None:
             return already_up(lab, [host.name for host in wanted] if wanted else None)
         begin = time.monotonic()
         remove(lab)
-        lab = Lab(lab.name, lab.state, wanted or plan_hosts(DEFAULT_HOSTS), upstream=upstream_directory())
-        lab.without = [name for name in arguments.without.split(",") if name]
-        for part in ("world", "gateway"):
-            if not (REPO / "lab" / part / "__main__.py").is_file():
-                say(f"{part}: not in this tree, left out")
-                lab.without.append(part)
+        lab = Lab(lab.name, lab.state, wanted or plan_hosts(DEFAULT_HOSTS), upstream=upstream, without=without)
         prepare(lab)
         prepared = time.monotonic()
         lay_out(lab)
@@ -216,6 +213,16 @@ def already_up(lab: Lab, wanted: list[str] | None) -> int:
     if waiting:
         say(f"not ready: {', '.join(waiting)}")
     return 0
+
+
+def left_out(names: str) -> list[str]:
+    """Components that are not to be started."""
+    without = [name for name in names.split(",") if name]
+    known = [component.name for component in controlplane.components(Lab("any", state_root() / "any"))]
+    for name in without:
+        if name not in known:
+            raise LabError(f"no component {name!r}; there are {', '.join(known)}")
+    return without
 
 
 def upstream_directory() -> str:
@@ -322,12 +329,12 @@ def enter(lab: Lab, command: list[str]) -> int:
 
 
 def command_exec(lab: Lab, arguments: argparse.Namespace) -> int:
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    command = arguments.rest[1:] if arguments.rest[:1] == ["--"] else arguments.rest
     return enter(lab, command or [os.environ.get("SHELL", "/bin/bash")])
 
 
 def command_kubectl(lab: Lab, arguments: argparse.Namespace) -> int:
-    return enter(lab, [f"{lab.bin}/kubectl", f"--kubeconfig={lab.kubeconfig}", *arguments.arguments])
+    return enter(lab, [f"{lab.bin}/kubectl", f"--kubeconfig={lab.kubeconfig}", *arguments.rest])
 
 
 def command_ssh(lab: Lab, arguments: argparse.Namespace) -> int:
@@ -439,10 +446,8 @@ def parser() -> argparse.ArgumentParser:
     add("down", command_down, "end the lab and verify that nothing of it is left")
     status = add("status", command_status, "show hosts and components")
     status.add_argument("--json", action="store_true", help="for scripts")
-    run = add("exec", command_exec, "run a command in the lab's network (without one: a shell)")
-    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ...")
-    kubectl = add("kubectl", command_kubectl, "kubectl as the lab's administrator")
-    kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    add("exec", command_exec, "run '-- CMD ...' in the lab's network (without one: a shell)")
+    add("kubectl", command_kubectl, "kubectl as the lab's administrator")
     ssh = add("ssh", command_ssh, "log in to a host as user ops")
     ssh.add_argument("host")
     ssh.add_argument("command", nargs=argparse.REMAINDER)
@@ -463,8 +468,22 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and what belongs to the command that exec or kubectl runs (whatever it looks like)."""
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] == "--name" else 1
+    if argv[position : position + 1] in (["exec"], ["kubectl"]):
+        rest = argv[position + 1 :]
+        if argv[position] == "kubectl" or rest not in (["-h"], ["--help"]):
+            return argv[: position + 1], rest
+    return argv, []
+
+
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    ours, rest = split(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(ours)
+    arguments.rest = rest
     try:
         return arguments.run(Lab.named(arguments.name), arguments)
     except LabError as error:

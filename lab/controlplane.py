@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -108,10 +107,11 @@ IDLE_NODES = {
 
 
 def played_by_kwok(directory: Path) -> list[dict[str, Any]]:
-    """KWOK's stages: its own for pods, which ``lab.world.kwok_stages(stages)`` may change (which pods really run?)."""
+    """KWOK's stages: its own for pods, as the world changes them (which knows the pods that really run)."""
+    from lab import world  # much code for one question: not for every command, nor for the supervisor
+
     stages = [yaml.safe_load(path.read_text()) for path in sorted((directory / "pod").glob("*.yaml"))]
-    change = getattr(importlib.import_module("lab.world"), "kwok_stages", None)
-    return [IDLE_NODES, *(change(stages) if change else stages)]
+    return [IDLE_NODES, *world.kwok_stages(stages)]
 
 
 def write_configs(lab: Lab) -> None:
@@ -228,7 +228,7 @@ def components(lab: Lab) -> list[Component]:
         after=("kube-apiserver",),
         env=GO_ENV,
     )
-    world = Component(
+    controllers = Component(
         "world",
         (*python, "lab.world", "--state", str(lab.state)),
         after=("kube-apiserver", "kube-controller-manager", "registry"),
@@ -241,7 +241,7 @@ def components(lab: Lab) -> list[Component]:
         after=("kube-apiserver",),
         env={"KUBECONFIG": str(pki / "gateway.kubeconfig")},
     )
-    return [etcd, apiserver, manager, scheduler, registry, mirror, kwok, world, gateway]
+    return [etcd, apiserver, manager, scheduler, registry, mirror, kwok, controllers, gateway]
 
 
 def child_environment(lab: Lab, component: Component) -> dict[str, str]:

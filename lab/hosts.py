@@ -12,13 +12,11 @@ What a host gets besides the common root file system:
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from lab.paths import API_PORT, API_URL, OUTSIDE, Host, Lab, LabError
@@ -41,15 +39,13 @@ Subsystem sftp /usr/lib/openssh/sftp-server
 """
 
 
-def lower_layers(lab: Lab, say: Callable[[str], None]) -> None:
+def lower_layers(lab: Lab) -> None:
     """Ask the host simulator for its overlay layers and note them in ``lab``."""
-    simulator = importlib.import_module("lab.hostsim")
-    if not hasattr(simulator, "layers"):
-        say("hosts: no host simulator in this tree, so they are plain Linux hosts")
-        return
+    from lab import hostsim
+
     for kind in sorted({host.kind for host in lab.hosts}):
-        made = simulator.layers(kind, lab.state / "layers" / kind)
-        lab.layers[kind] = [str(Path(layer).resolve()) for layer in made]
+        made = hostsim.layers(kind, lab.state / "layers" / kind, Path(lab.bin))
+        lab.layers[kind] = [str(layer) for layer in made]
 
 
 def lay_out(lab: Lab) -> None:

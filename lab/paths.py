@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -57,7 +58,7 @@ class Host:
 
     name: str
     address: str
-    kind: str  # "controller" or "spark"
+    kind: Literal["controller", "spark"]
     index: int
 
     @property

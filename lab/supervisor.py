@@ -34,6 +34,8 @@ PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 15.0
 STEADY = 60.0  # a component that lived this long starts anew with the first back-off
 REBOOT_SIGNAL = signal.SIGRTMIN + 5  # systemd: start reboot.target
+LOOK_EAGER, LOOK_PATIENT, LOOK_IDLE = 0.05, 0.5, 2.0  # seconds between two looks at what is not ready yet
+EAGER = 60.0  # how long one looks eagerly after something ended or began
 LOG_LIMIT = 32 * 2**20
 
 
@@ -289,11 +291,13 @@ class Supervisor:
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        pending = True
+        pending, busy_until = True, time.monotonic() + EAGER
         while True:
-            readable = select.select([server.fileno(), woken], [], [], 0.05 if pending else 1.0)[0]
+            pause = LOOK_IDLE if not pending else LOOK_EAGER if time.monotonic() < busy_until else LOOK_PATIENT
+            readable = select.select([server.fileno(), woken], [], [], pause)[0]
             if woken in readable:
                 drain(woken)
+                busy_until = time.monotonic() + EAGER
             self.reap()
             if server.fileno() in readable:
                 self.answer(server)
