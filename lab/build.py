@@ -52,7 +52,7 @@ class Tool:
 
     def key(self, arch: str) -> str:
         pins = [path.read_bytes() for path in sorted(self.module.iterdir()) if path.is_file()]
-        return digest(arch, " ".join(self.flags), json.dumps(self.packages, sort_keys=True), *pins)
+        return digest(arch, "static", " ".join(self.flags), json.dumps(self.packages, sort_keys=True), *pins)
 
 
 def _kubernetes_versions(prefixes: Iterable[str]) -> dict[str, str]:
@@ -72,7 +72,7 @@ TOOLSET = (
             name: f"k8s.io/kubernetes/cmd/{name}"
             for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
         },
-        270,
+        300,
         {
             "k8s.io/component-base/version.gitVersion": "v1.34.4",
             "k8s.io/component-base/version.gitMajor": "1",
@@ -83,12 +83,12 @@ TOOLSET = (
         },
     ),
     Tool("etcd", "v3.6.8", {"etcd": "go.etcd.io/etcd/server/v3"}, 18),
-    Tool("kwok", "v0.8.0", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, 68),
+    Tool("kwok", "v0.8.0", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, 90),
     Tool(
         "helm",
         "v3.19.5",
         {"helm": "helm.sh/helm/v3/cmd/helm"},
-        53,
+        70,
         {
             "helm.sh/helm/v3/internal/version.version": "v3.19.5",
             **_kubernetes_versions(("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")),
@@ -98,7 +98,7 @@ TOOLSET = (
         "helm-diff",
         "v3.9.14",
         {"helm-diff": "github.com/databus23/helm-diff/v3"},
-        65,
+        75,
         {
             "github.com/databus23/helm-diff/v3/cmd.Version": "3.9.14",
             **_kubernetes_versions(("helm.sh/helm/v3/pkg/chartutil",)),
@@ -108,7 +108,7 @@ TOOLSET = (
         "helmfile",
         "v1.8.0",
         {"helmfile": "github.com/helmfile/helmfile"},
-        240,
+        300,
         {"go.szostok.io/version.version": "v1.8.0"},
     ),
 )
@@ -237,9 +237,9 @@ def find_go() -> str:
 
 
 def go_environment() -> dict[str, str]:
-    """GOTOOLCHAIN=auto: a Go that is older than a module asks for fetches the right one by itself."""
+    """Static programs, which run on the hosts wherever they were built; and a Go that may fetch a newer one."""
     env = {key: value for key, value in os.environ.items() if key not in ("GOFLAGS", "GOARCH", "GOOS", "GOWORK")}
-    return {**env, "GOTOOLCHAIN": env.get("GOTOOLCHAIN", "auto")}
+    return {"GOTOOLCHAIN": "auto", **env, "CGO_ENABLED": "0"}
 
 
 def go_version(go: str) -> str:

@@ -20,15 +20,13 @@ def ip_batch(lines: Iterable[str], netns: str | None = None) -> None:
 
 
 def build(hosts: list[Host]) -> None:
-    """A bridge, a cable to each host, and an interface for pods; called inside the lab's own network namespace."""
+    """A bridge and a cable to each host; called inside the lab's own network namespace."""
     prefix = NETWORK.prefixlen
     lines = [
         "link set lo up",
         "link add br0 type bridge",
         f"addr add {OUTSIDE}/{prefix} dev br0",
         "link set br0 up",
-        "link add pods type bridge",  # without ports: a place for addresses (not every kernel has dummy links)
-        "link set pods up",
         # What lies beyond the lab is refused at once instead of swallowed, as by a router without a way out.
         "route add unreachable default",
     ]
