@@ -32,6 +32,9 @@ COMMON = "var/snap/microk8s/common"
 APPARMOR_RULE = "etc/apparmor.d/abstractions/base.d/50-microk8s-runc"
 # Restarting a unit makes its file effective; a file younger than the unit's process is not yet in force.
 SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-template.toml"}
+# On a Node: the keys of the taints that are ours, so that the lifecycle controller's are left alone.
+TAINTS_ANNOTATION = "tokenlabs.io/taints"
+SPARK_LABEL = "tokenlabs.io/spark"
 CRI_PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
 BLOCK = re.compile(r"^# BEGIN TOKENLABS$(.*?)^# END TOKENLABS$", re.MULTILINE | re.DOTALL)
 
@@ -68,11 +71,12 @@ class State:
     member: bool | None = None
     half_joined: bool = False
     join_in_progress: bool = False
+    join_running: bool = False
     has_peers: bool = False
     user_namespaces: tuple[str, ...] = ()
     ca_fingerprint: str | None = None
     remote_ca_fingerprint: str | None = None
-    args: dict[str, dict[str, str]] = field(default_factory=dict)
+    args: dict[str, dict[str, str]] = field(default_factory=lambda: {"kubelet": {}, "kube-apiserver": {}})
     managed_args: dict[str, str] = field(default_factory=dict)
     cri_plugin: str | None = None
     runtime_handlers: dict[str, str] = field(default_factory=dict)
@@ -178,6 +182,7 @@ def parse_service_starts(text: str) -> dict[str, float]:
 def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a Node that decisions need."""
     status, spec = node.get("status", {}), node.get("spec", {})
+    annotations = node["metadata"].get("annotations", {})
     conditions = {item["type"]: item for item in status.get("conditions", [])}
     ready = conditions.get("Ready", {})
     addresses = {item["type"]: item["address"] for item in status.get("addresses", [])}
@@ -185,11 +190,12 @@ def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
         "uid": node["metadata"].get("uid", ""),
         "ready": ready.get("status") == "True",
         "message": ready.get("message", "the kubelet has not reported yet"),
+        "heartbeat": ready.get("lastHeartbeatTime") or "",
         "kubelet_version": status.get("nodeInfo", {}).get("kubeletVersion", ""),
         "address": addresses.get("InternalIP", ""),
         "unschedulable": bool(spec.get("unschedulable")),
         "taints": spec.get("taints", []),
-        "control_plane": "node.kubernetes.io/microk8s-controlplane" in node["metadata"].get("labels", {}),
+        "managed_taints": [key for key in annotations.get(TAINTS_ANNOTATION, "").split(",") if key],
     }
 
 
@@ -221,6 +227,19 @@ def _user_namespaces(root: Path, installed_at: float) -> tuple[str, ...]:
         if namespace != "kube-system" and entry.stat().st_mtime > installed_at:
             found.add(namespace)
     return tuple(sorted(found))
+
+
+def _join_running(proc: Path) -> bool:
+    """Whether a join is at work, such as one whose caller was killed."""
+    for path in proc.glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        names = [word.rpartition("/")[2] for word in words]
+        if {"join.py", "microk8s-join.wrapper"} & set(names) or ("microk8s" in names and "join" in words):
+            return True
+    return False
 
 
 def _pending_restart(current: Path, run: Run) -> tuple[str, ...]:
@@ -280,6 +299,7 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"))
         member=member,
         half_joined=in_progress or (remote_ca is not None) != clustered or (clustered and not fixed_certificate),
         join_in_progress=in_progress,
+        join_running=in_progress and _join_running(root / "proc"),
         has_peers=not clustered and (len(members) > 1 or bool(callbacks)),
         user_namespaces=() if clustered else _user_namespaces(root, installed_at),
         ca_fingerprint=own_ca,
@@ -296,7 +316,7 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"))
     )
 
 
-def read_cluster(state: State, run: Run) -> dict[str, Any]:
+def read_cluster(state: State, run: Run, addons: bool = True) -> dict[str, Any]:
     """What the API of this control plane says. Everything is empty while it does not answer."""
     silent: dict[str, Any] = {"api": False, "running": False, "addons": {}, "nodes": {}}
     if not state.installed or state.stopped or state.role != "controlplane":
@@ -308,10 +328,12 @@ def read_cluster(state: State, run: Run) -> dict[str, Any]:
         items = json.loads(out)["items"]
     except (ValueError, KeyError, TypeError):
         return silent
-    rc, out, _err = run([MICROK8S, "status", "--format", "short"])
-    running, addons = parse_status(out)
-    nodes = {item["metadata"]["name"]: summarise_node(item) for item in items}
-    return {"api": True, "running": rc == 0 and running, "addons": addons, "nodes": nodes}
+    answer = {**silent, "api": True, "nodes": {item["metadata"]["name"]: summarise_node(item) for item in items}}
+    if addons:
+        rc, out, _err = run([MICROK8S, "status", "--format", "short"])
+        running, answer["addons"] = parse_status(out)
+        answer["running"] = rc == 0 and running
+    return answer
 
 
 # --- deciding ---
@@ -328,9 +350,7 @@ def decide(state: State, node: Mapping[str, Any] | None, target_role: str = "wor
     if not state.installed:
         return Action("install", "MicroK8s is not installed")
     if state.broken:
-        return Action(
-            "fail", "the snap is disabled or broken; run 'snap enable microk8s', or remove it"
-        )
+        return Action("fail", "the snap is disabled or broken; run 'snap enable microk8s', or remove it")
     if state.stopped:
         return Action("start", "MicroK8s is stopped")
     if target_role == "controller":
@@ -408,3 +428,26 @@ def _decide_standalone(state: State, node: Mapping[str, Any] | None, force: bool
 def describe(state: State) -> dict[str, Any]:
     """The state as plain data for a module's result."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(state).items()}
+
+
+def node_objects(
+    wanted: Mapping[str, Mapping[str, Any]], live: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The Nodes with our labels and taints, for server-side apply. A Node that is not there is left out.
+
+    The list of taints belongs to one manager as a whole, so the taints of others are repeated as they are.
+    """
+    objects = []
+    for name in sorted(set(wanted) & set(live)):
+        labels = {SPARK_LABEL: "true"} if wanted[name].get("gpu") else {}
+        labels |= {str(key): str(value) for key, value in wanted[name].get("labels", {}).items()}
+        taints = [dict(taint) for taint in wanted[name].get("taints", [])]
+        ours = {taint["key"] for taint in taints} | set(live[name].get("managed_taints", []))
+        metadata: dict[str, Any] = {"name": name, "labels": labels}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+        if ours:
+            others = [taint for taint in live[name].get("taints", []) if taint["key"] not in ours]
+            metadata["annotations"] = {TAINTS_ANNOTATION: ",".join(sorted({taint["key"] for taint in taints}))}
+            node["spec"] = {"taints": others + taints}
+        objects.append(node)
+    return objects

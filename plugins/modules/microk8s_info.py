@@ -46,9 +46,11 @@ options:
     type: bool
     default: false
   cluster:
-    description: Ask this control plane's API for nodes and addons too.
-    type: bool
-    default: false
+    description:
+      - What to ask this control plane's API for. V(nodes) is quick, V(all) looks at the addons too.
+    type: str
+    choices: [none, nodes, all]
+    default: none
 seealso:
   - module: community.general.snap
 """
@@ -57,7 +59,7 @@ EXAMPLES = r"""
 - name: Read what the first controller knows
   tokenlabs.platform.microk8s_info:
     target_role: controller
-    cluster: true
+    cluster: all
   delegate_to: "{{ groups['controllers'][0] }}"
   run_once: true
   register: cluster
@@ -130,6 +132,10 @@ join_in_progress:
   description: Whether the marker of a running or failed join is there.
   returned: always
   type: bool
+join_running:
+  description: Whether a join is at work at this moment.
+  returned: always
+  type: bool
 has_peers:
   description: Whether other nodes have joined this control plane.
   returned: always
@@ -188,20 +194,20 @@ apparmor_rule:
   type: bool
 cluster:
   description: What the control plane's API says.
-  returned: when O(cluster=true)
+  returned: unless O(cluster=none)
   type: dict
   contains:
     api:
       description: Whether the API answers.
       type: bool
     running:
-      description: Whether C(microk8s status) calls the cluster running, without which O(cluster.addons) is empty.
+      description: Whether C(microk8s status) calls the cluster running. Only with O(cluster=all), as the addons.
       type: bool
     addons:
       description: Addon names with true when enabled.
       type: dict
     nodes:
-      description: Node names with their uid, readiness, message, version, address and taints.
+      description: Node names with their uid, readiness, message, heartbeat, version, address and taints.
       type: dict
 action:
   description:
@@ -232,7 +238,7 @@ def main() -> None:
             "ca_fingerprint": {"type": "str"},
             "node": {"type": "dict"},
             "force": {"type": "bool", "default": False},
-            "cluster": {"type": "bool", "default": False},
+            "cluster": {"type": "str", "choices": ["none", "nodes", "all"], "default": "none"},
         },
         supports_check_mode=True,
     )
@@ -247,8 +253,8 @@ def main() -> None:
     try:
         state = read_state(run, params["ca_fingerprint"] or None)
         result = describe(state)
-        if params["cluster"]:
-            result["cluster"] = read_cluster(state, run)
+        if params["cluster"] != "none":
+            result["cluster"] = read_cluster(state, run, addons=params["cluster"] == "all")
     except MicroK8sError as error:
         module.fail_json(msg=str(error))
     if params["target_role"]:

@@ -237,6 +237,22 @@ def test_half_joined_when_the_marker_is_left(host: Host) -> None:
     assert host.read().join_in_progress
 
 
+@pytest.mark.parametrize(
+    ("command", "running"),
+    [
+        ("python3\0/snap/microk8s/1/scripts/wrappers/join.py\x0010.0.0.1:25000/t\0--worker\0", True),
+        ("/bin/sh\0/snap/bin/microk8s\0join\x0010.0.0.1:25000/t\0", True),
+        ("/bin/sh\0/snap/bin/microk8s\0kubectl\0get\0nodes\0", False),
+    ],
+)
+def test_a_join_at_work_is_seen(host: Host, command: str, running: bool) -> None:
+    host.write("var/lock/join-in-progress")
+    (host.root / "proc/12").mkdir(parents=True)
+    (host.root / "proc/12/cmdline").write_text(command)
+    (host.root / "proc/self").mkdir()
+    assert host.read().join_running is running
+
+
 def test_stopped_and_launching(host: Host) -> None:
     host.write("var/lock/stopped.lock")
     launcher = host.root / mk.COMMON / "etc/launcher"
@@ -324,10 +340,17 @@ def test_description_is_plain_data(host: Host) -> None:
 KUBECTL = "/snap/bin/microk8s kubectl get nodes -o json --request-timeout=10s"
 STATUS = "/snap/bin/microk8s status --format short"
 NODE = {
-    "metadata": {"name": "spark-01", "uid": "u-1", "labels": {"node.kubernetes.io/microk8s-worker": "microk8s-worker"}},
+    "metadata": {"name": "spark-01", "uid": "u-1", "annotations": {"tokenlabs.io/taints": "a,b"}},
     "spec": {"unschedulable": True},
     "status": {
-        "conditions": [{"type": "Ready", "status": "False", "message": "runtime is down"}],
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "False",
+                "message": "runtime is down",
+                "lastHeartbeatTime": "2026-01-02T03:04:05Z",
+            }
+        ],
         "nodeInfo": {"kubeletVersion": "v1.34.3"},
         "addresses": [{"type": "InternalIP", "address": "10.0.0.5"}],
     },
@@ -349,11 +372,20 @@ def test_cluster(host: Host) -> None:
                 "kubelet_version": "v1.34.3",
                 "address": "10.0.0.5",
                 "unschedulable": True,
+                "heartbeat": "2026-01-02T03:04:05Z",
                 "taints": [],
-                "control_plane": False,
+                "managed_taints": ["a", "b"],
             }
         },
     }
+
+
+def test_nodes_only(host: Host) -> None:
+    host.answers[KUBECTL] = (0, json.dumps({"items": [NODE]}), "")
+    state = host.read(None)
+    host.calls.clear()
+    cluster = mk.read_cluster(state, host.run, addons=False)
+    assert (list(cluster["nodes"]), cluster["addons"], host.calls) == (["spark-01"], {}, [KUBECTL])
 
 
 def test_cluster_that_answers_but_is_not_running(host: Host) -> None:
@@ -382,3 +414,37 @@ def test_a_worker_is_never_asked(host: Host) -> None:
     host.calls.clear()
     assert mk.read_cluster(state, host.run)["api"] is False
     assert host.calls == []
+
+
+# --- labels and taints ---
+
+LIFECYCLE = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
+
+
+def test_labels_need_no_taints() -> None:
+    wanted = {
+        "a": {"labels": {"tokenlabs.io/spark": "true", "n": 1}, "taints": []},
+        "gone": {"labels": {}, "taints": []},
+    }
+    assert mk.node_objects(wanted, {"a": {"taints": [LIFECYCLE]}, "foreign": {}}) == [
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "a", "labels": {"tokenlabs.io/spark": "true", "n": "1"}},
+        }
+    ]
+
+
+def test_taints_of_others_stay() -> None:
+    ours = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
+    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": []}}
+    (node,) = mk.node_objects({"a": {"labels": {}, "taints": [ours]}}, live)
+    assert node["spec"]["taints"] == [LIFECYCLE, ours]
+    assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": "gpu"}
+
+
+def test_a_taint_that_is_no_longer_wanted_goes() -> None:
+    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": ["gpu"]}}
+    (node,) = mk.node_objects({"a": {"labels": {}, "taints": []}}, live)
+    assert node["spec"]["taints"] == [LIFECYCLE]
+    assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": ""}

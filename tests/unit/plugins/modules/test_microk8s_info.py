@@ -30,7 +30,7 @@ def test_state_and_next_step(monkeypatch, capsys) -> None:
 
 def test_empty_fingerprint_means_no_cluster(monkeypatch, capsys) -> None:
     monkeypatch.setattr(microk8s_info, "read_state", lambda run, expected: State(node_name=repr(expected)))
-    result = call(capsys, ca_fingerprint="", cluster=True)
+    result = call(capsys, ca_fingerprint="", cluster="all")
     assert result["node_name"] == "None"
     assert result["cluster"]["api"] is False
     assert "action" not in result

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Exit 0 once the API answers to the kubeconfig (second argument) and the programs (third and on) are there.
+
+The first argument is the number of seconds to wait for the API.
+"""
+
+import os
+import sys
+import time
+
+import kubernetes
+
+patience, kubeconfig, *programs = sys.argv[1:]
+missing = [path for path in programs if not os.access(path, os.X_OK)]
+if missing:
+    sys.exit(f"{', '.join(missing)} missing")
+if not os.path.exists(kubeconfig):
+    sys.exit(f"{kubeconfig} is missing: MicroK8s is not installed here")
+end = time.monotonic() + float(patience)
+while True:
+    try:
+        client = kubernetes.config.new_client_from_config(kubeconfig)
+        kubernetes.client.CoreV1Api(client).list_namespace(limit=1, _request_timeout=5)
+        break
+    except Exception as error:  # whatever it is, it is the answer to "is it ready"
+        if time.monotonic() >= end:
+            sys.exit(f"the Kubernetes API does not answer: {type(error).__name__}")
+        time.sleep(1)
