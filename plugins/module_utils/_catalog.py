@@ -200,8 +200,9 @@ def _models(inventory: Inventory) -> list[Data]:
     models: dict[str, Data] = {}
     for host in inventory.sparks:
         for model in host.models:
-            known = models.setdefault(model["name"], {**model, "hosts": []})
+            known = models.setdefault(model["name"], {**model, "hosts": [], "taints": []})
             known["hosts"].append(host.name)
+            known["taints"] += [taint for taint in _node(host)["taints"] if taint not in known["taints"]]
     return [_complete(models[name]) for name in sorted(models)]
 
 
@@ -223,6 +224,7 @@ def _complete(model: Data) -> Data:
         "deployment": f"ms-{name}-decode",
         "startup_seconds": model.get("startup_seconds") or _DEFAULT_STARTUP_SECONDS,
         # not part of the catalog
+        "_taints": model["taints"],
         "_command": list(model.get("command") or []),
         "_resources": dict(model.get("resources") or {}),
         "_shm_size": model.get("shm_size") or "8Gi",
@@ -350,8 +352,9 @@ def worker_values(model: Data, hf_secret: str | None) -> Data:
         "containers": [_container(model)],
         "volumes": _volumes(model),
     }
-    if model["gpus"]:
-        decode["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    tolerations = _tolerations(model)
+    if tolerations:
+        decode["tolerations"] = tolerations
     return {
         "fullnameOverride": model["release"],
         "modelArtifacts": artifacts,
@@ -360,6 +363,15 @@ def worker_values(model: Data, hf_secret: str | None) -> Data:
         "decode": decode,
         "prefill": {"create": False},
     }
+
+
+def _tolerations(model: Data) -> list[Data]:
+    """For the GPU's taint, and for those that the inventory puts on the model's own Sparks."""
+    gpu = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if model["gpus"] else []
+    return gpu + [
+        {"operator": "Equal", **taint} if taint.get("value") else {**taint, "operator": "Exists"}
+        for taint in model["_taints"]
+    ]
 
 
 def _strategy(replicas: int) -> Data:

@@ -33,7 +33,7 @@ notes:
 
 EXAMPLES = r"""
 - name: Derive the catalog
-  ansible.builtin.include_role:
+  ansible.builtin.import_role:
     name: tokenlabs.platform.preflight
     tasks_from: catalog
   when: tokenlabs_catalog is not defined

@@ -140,6 +140,22 @@ def test_the_token_is_named_only_where_there_is_one() -> None:
     assert token not in json.dumps(given)
 
 
+def test_workers_bear_the_taints_of_their_own_sparks() -> None:
+    chosen = inventory([model("x")], [model("y")])
+    chosen.hosts[1].vars["tokenlabs_node_taints"] = [
+        {"key": "a", "value": "b", "effect": "NoSchedule"},
+        {"key": "c", "effect": "NoExecute"},
+    ]
+    derived = catalog.derive(chosen)
+    assert derived["nodes"]["spark-00"]["taints"] == chosen.hosts[1].vars["tokenlabs_node_taints"]
+    values = derived["helmfile"]["values"]
+    assert values["ms-x"]["decode"]["tolerations"][1:] == [
+        {"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"},
+        {"key": "c", "operator": "Exists", "effect": "NoExecute"},
+    ]
+    assert len(values["ms-y"]["decode"]["tolerations"]) == 1
+
+
 def test_sources_without_a_mirror() -> None:
     charts = derive([model("x")])["charts"]
     assert charts["envoy_gateway"] == {

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The inventories of this repository, and the variables that its roles read."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import (
+    HOST,
+    INTERNAL,
+    MODEL,
+    SHARED,
+    TENANT,
+    TIER,
+)
+
+from tests.unit.plugins.catalog.inventories import load, problems
+
+ROOT = Path(__file__).resolve().parents[4]
+EXAMPLE = ROOT / "inventories" / "example"
+
+
+def test_the_example_asks_for_exactly_what_it_cannot_know() -> None:
+    found = problems(EXAMPLE)
+    assert [line.split(" ")[1] for line in found] == [
+        "tokenlabs_loadbalancer_range",
+        "ansible_host",
+        "ansible_host",
+        "ansible_host",
+    ], "\n".join(found)
+    assert all("placeholder" in line for line in found)
+
+
+def filled(directory: Path) -> Path:
+    """The example with its placeholders filled in and every commented option taken."""
+    shutil.copytree(EXAMPLE, directory, dirs_exist_ok=True)
+    numbers = iter(range(10, 20))
+    for file in directory.rglob("*.yml"):
+        text = re.sub(r"ansible_host: <.*>", lambda _: f"ansible_host: 192.168.1.{next(numbers)}", file.read_text())
+        file.write_text(re.sub(r"range: <.*>", "range: 192.168.1.240-192.168.1.250", text))
+    return directory
+
+
+def test_the_example_filled_in_is_valid(tmp_path: Path) -> None:
+    assert problems(filled(tmp_path)) == []
+
+
+def uncommented(text: str) -> str:
+    """A file with its commented options taken: `# key: value` and what is indented under it."""
+    lines = []
+    for line in text.splitlines():
+        option = re.match(r"^( *)# ((?:- )?(?: *)[\"A-Za-z0-9_-]+:(?: .*)?|  +- .*|- \{.*)$", line)
+        lines.append(option[1] + option[2] if option and not line.rstrip().endswith(".") else line)
+    return "\n".join(lines) + "\n"
+
+
+def test_every_option_is_in_the_example() -> None:
+    text = "\n".join(file.read_text() for file in sorted(EXAMPLE.rglob("*")) if file.is_file())
+    options = set(re.findall(r"^ *(?:# )?(?:- |\{)*([a-z_0-9]+):", text, re.MULTILINE)) | set(
+        re.findall(r"[{,] *([a-z_]+):", text)
+    )
+    for name in (*SHARED, *HOST, *MODEL.keys, *TIER.keys, *TENANT.keys):
+        assert name in options, f"{name} is not explained in inventories/example"
+
+
+def test_the_commented_options_are_valid(tmp_path: Path) -> None:
+    """What the example shows in comments would be taken, and nothing in it is made up."""
+    directory = filled(tmp_path)
+    for file in directory.rglob("*.yml"):
+        file.write_text(uncommented(file.read_text()))
+    (directory / "group_vars/all/vault.yml").write_text(
+        "vault_hf_token: hf_aB3dE5gH7jK9mN1pQ2\nvault_redis_password: aB3dE5gH7jK9mN1pQ2\n"
+    )
+    taken = yaml.safe_load((directory / "group_vars/all/platform.yml").read_text())
+    assert {name for name in SHARED if name.startswith(("tokenlabs_release", "tokenlabs_mirrors"))} <= set(taken)
+    found = problems(directory)
+    # These two only make sense with another engine.
+    expected = {"tokenlabs_models[0].command", "tokenlabs_models[0].forces_usage"}
+    assert {line.split(" ")[1] for line in found} == expected, "\n".join(found)
+
+
+def test_the_lab_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checksums.json").write_text('{"helm": {"amd64": "%s"}}' % ("a" * 64))
+    monkeypatch.setenv("TOKENLABS_LAB", str(tmp_path))
+    answer = load(ROOT / "inventories" / "lab")
+    assert not answer.get("failed"), answer.get("msg")
+    catalog = answer["catalog"]
+    assert [model["hosts"] for model in catalog["models"]] == [["spark-01"], ["spark-02"]]
+    assert catalog["downloads"]["helm"]["amd64"]["sha256"] == "a" * 64
+    assert all(chart["ref"].startswith("oci://10.77.255.254:5000/") for chart in catalog["charts"].values())
+    assert {tier for tier in catalog["tiers"]} == {"free", "pro", "enterprise"}
+
+
+def test_roles_read_no_variable_that_an_inventory_must_not_set() -> None:
+    """A variable that preflight calls unknown could never be set."""
+    known = {*SHARED, *HOST, *INTERNAL}
+    unknown = {}
+    for folder in ("roles", "playbooks"):
+        for file in (ROOT / folder).rglob("*.y*ml*"):
+            for name in re.findall(r"\btokenlabs_[a-z0-9_]+\b", file.read_text()):
+                if name not in known:
+                    unknown.setdefault(name, str(file.relative_to(ROOT)))
+    assert unknown == {}
