@@ -237,9 +237,8 @@ def components(lab: Lab) -> list[Component]:
     )
     gateway = Component(
         "gateway",
-        (*python, "lab.gateway", "--state", str(lab.state)),
+        (*python, "lab.gateway", "--kubeconfig", str(pki / "gateway.kubeconfig")),
         after=("kube-apiserver",),
-        env={"KUBECONFIG": str(pki / "gateway.kubeconfig")},
     )
     return [etcd, apiserver, manager, scheduler, registry, mirror, kwok, controllers, gateway]
 

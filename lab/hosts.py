@@ -6,8 +6,7 @@ What a host gets besides the common root file system:
 - overlay layers from ``lab.hostsim.layers(kind, dest)`` (``kind``: controller or spark), the topmost first;
 - its own name, machine-id, ssh host key, and the operator's public key for user ``ops``;
 - ``/var/lib/snapsim/seed/``: ``lab.json`` (host, kind, address, and where the lab's API server listens);
-  on the first controller also ``ca.crt``, ``ca.key``, ``sa.key``, ``sa.pub`` (the cluster's own), and
-  ``hosts.kubeconfig``, by which the simulated kubelets speak to the API.
+  on the first controller also ``ca.crt`` and ``ca.key``: the lab's cluster is that host's MicroK8s.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def _seed(lab: Lab, host: Host, seed: Path) -> None:
     }
     (seed / "lab.json").write_text(json.dumps(about, indent=1) + "\n")
     if host.name == first_controller:
-        for name in ("ca.crt", "ca.key", "sa.key", "sa.pub", "hosts.kubeconfig"):
+        for name in ("ca.crt", "ca.key"):
             write_private(seed / name, (lab.pki / name).read_bytes())
 
 

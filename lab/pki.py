@@ -26,7 +26,6 @@ CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kwok": ("lab-kwok", (MASTERS,)),
     "world": ("lab-world", (MASTERS,)),
     "gateway": ("lab-gateway", (MASTERS,)),
-    "hosts": ("lab-hosts", (MASTERS,)),
 }
 SERVICE_NAMES = (
     "localhost",
