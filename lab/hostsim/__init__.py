@@ -31,7 +31,7 @@ FAULTS = {
     "store_unreachable": "the snap store does not answer",
     "change_conflict": "snap changes are refused because another one is in progress (rc 10)",
     "configure_hook_fails": "the MicroK8s snap's configure hook fails at install or refresh",
-    "join_dies_midway": "microk8s join ends after it took over arguments, before certificates and locks",
+    "join_dies_midway": "microk8s join ends before certificates and locks (true: with an error; kill: by SIGKILL)",
     "leave_dies_midway": "microk8s leave ends half-way",
     "gpu_driver_broken": "nvidia-smi cannot talk to the driver (Spark)",
 }
@@ -112,10 +112,11 @@ def layers(kind: Kind, dest: Path, bin_dir: Path | None = None) -> list[Path]:
     common = dest / "common"
     wanted = _mirror(HERE / "tree/common", common)
     wanted |= _mirror(HERE / "snapsim", common / "usr/lib/snapsim/snapsim")
-    _prune(common, wanted)
     journal = common / "var/lib/snapsim/journal.log"
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    journal.touch()
-    journal.chmod(0o666)
+    if not journal.exists():
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.touch()
+        journal.chmod(0o666)  # users without privileges call `snap list` as well
+    _prune(common, wanted | {journal})
     made.append(common)
     return made

@@ -30,7 +30,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimHost,
     """A controller with addresses as in the recordings, and its API."""
     root = tmp_path_factory.mktemp("single")
     with api_server(root / "var/lib/snapsim/seed", API) as api:
-        host = SimHost(root, {"hostname": "vm", "address": "192.0.2.2", "addresses": ["192.0.2.2", "fd00::2"]})
+        host = SimHost(root, {"hostname": "vm", "address": "192.0.2.2", "addresses": ["192.0.2.2", "fd00::2"],
+                              "api": api.url})  # fmt: skip
         yield host.install(), api
 
 
@@ -167,8 +168,8 @@ def test_join_effects_as_recorded(controller: SimHost, joiner: SimHost) -> None:
     AGREED["join-worker-again-effects"] = True
 
 
-RESTARTS = [f"snapctl restart microk8s.daemon-{name}" for name in (
-    "kubelite", "apiserver-proxy", "kubelite", "etcd", "apiserver-kicker", "apiserver-proxy", "k8s-dqlite")]  # fmt: skip
+ORDER = ("kubelite", "apiserver-proxy", "kubelite", "etcd", "apiserver-kicker", "apiserver-proxy", "k8s-dqlite")
+RESTARTS = [f"snapctl restart microk8s.daemon-{name}" for name in ORDER]
 
 
 def restarts(host: SimHost) -> list[str]:

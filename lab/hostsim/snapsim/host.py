@@ -45,6 +45,7 @@ class Settings(NamedTuple):
     hostname: str = ""  # tests only; empty: the host's own name
     address: str = ""  # tests only; empty: the address of the default route
     addresses: tuple[str, ...] = ()  # tests only; empty: what `hostname -I` says
+    api: str = ""  # tests only; empty: port 16443 of this host
     services: str = "systemd"  # or "record": only note what would be done
     install_delay: float = 1.0
     launch_delay: float = 1.0

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import shutil
+import signal
 import ssl
 import sys
 from collections.abc import Sequence
@@ -154,7 +156,9 @@ def join_worker(host: Host, target: Target, info: dict[str, Any]) -> None:
         argfile.update(host.args / "kube-apiserver", {"--authorization-mode": mode})
     take_kubelet_args(host, info)
     backup(host, "kube-proxy")
-    if host.fault("join_dies_midway"):
+    if fault := host.fault("join_dies_midway"):
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         finish(1, out="Failed to sign kubelet certificate. (500).")
     obtain_certificate(host, target, "proxy", "/CN=system:kube-proxy")
     obtain_certificate(host, target, "kubelet", f"/CN=system:node:{host.node_name}/O=system:nodes")

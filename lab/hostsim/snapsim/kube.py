@@ -87,15 +87,16 @@ class Kube:
         return answer.status != 404
 
 
+def _url(host: Host) -> str:
+    return host.settings.api or f"https://127.0.0.1:{API_PORT}"
+
+
 def admin(host: Host, timeout: float = 15) -> Kube:
     """The API as the control plane's administrator, through the host's own port as kubectl does."""
-    url = f"https://127.0.0.1:{API_PORT}" if host.settings.services == "systemd" else host.api_url
-    return Kube(url, host.certs / "ca.crt", host.certs / "client.crt", host.certs / "client.key", timeout)
+    return Kube(_url(host), host.certs / "ca.crt", host.certs / "client.crt", host.certs / "client.key", timeout)
 
 
 def node_client(host: Host, timeout: float = 15) -> Kube:
     """The API as this host's kubelet: through the local proxy on a worker, with the certificate of the join."""
-    recorded = host.settings.services != "systemd"
-    url = host.api_url if recorded and host.api_url else f"https://127.0.0.1:{API_PORT}"
     ca = host.certs / ("ca.remote.crt" if host.is_worker else "ca.crt")
-    return Kube(url, ca, host.certs / "kubelet.crt", host.certs / "kubelet.key", timeout)
+    return Kube(_url(host), ca, host.certs / "kubelet.crt", host.certs / "kubelet.key", timeout)
