@@ -23,6 +23,7 @@ from lab import pki
 
 NEEDED = ("etcd", "kube-apiserver")
 READY_SECONDS = 90
+HARNESS = "test-harness"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 # What the server does by itself is not what a test looks for.
 AUDIT_POLICY = {
@@ -81,11 +82,11 @@ class ApiServer:
         return self.audit_log.stat().st_size
 
     def requests(self, since: int) -> list[dict[str, Any]]:
-        """Audit events since the mark, in the order in which they were answered."""
+        """Audit events since the mark, in the order in which they were answered; not the tests' own."""
         self._settle()
         with self.audit_log.open("rb") as log:
             log.seek(since)
-            return [event for event in map(json.loads, log) if "audit-marker" not in event["requestURI"]]
+            return [event for event in map(json.loads, log) if event.get("userAgent") != HARNESS]
 
     def writes(self, since: int) -> list[str]:
         """Write requests since the mark, as "verb uri"."""
@@ -97,7 +98,7 @@ class ApiServer:
             method,
             self.url + path,
             body=None if body is None else json.dumps(body),
-            headers={"Content-Type": content_type},
+            headers={"Content-Type": content_type, "User-Agent": HARNESS},
         )
         data = json.loads(answer.data)
         assert answer.status < 300, (method, path, answer.status, data.get("message"))
@@ -113,7 +114,8 @@ class ApiServer:
     def _settle(self) -> None:
         # The log is written in order: once our own marker is in it, everything before is.
         token = f"audit-marker-{time.monotonic_ns()}"
-        self._pool().request("GET", f"{self.url}/api/v1/namespaces/default/configmaps/{token}")
+        path = f"/api/v1/namespaces/default/configmaps/{token}"
+        self._pool().request("GET", self.url + path, headers={"User-Agent": HARNESS})
         deadline = time.monotonic() + 10
         while token.encode() not in self._tail():
             assert time.monotonic() < deadline, "the audit log does not move"

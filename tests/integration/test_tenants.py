@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module tenants against a real API server; the audit log counts the requests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _tenants
+from ansible_collections.tokenlabs.platform.plugins.modules import tenants
+
+from tests.integration.apiserver import ApiServer
+from tests.integration.conftest import ModuleResult, RunModule
+
+Body = dict[str, Any]
+KEY = re.compile(r"tlabs_sk_[A-Za-z0-9_-]{43}")
+ACTIONS = ("created", "updated", "suspended", "resumed", "deleted")
+
+
+class Site:
+    """One namespace and one key directory, and the module run on them."""
+
+    def __init__(self, api: ApiServer, run: RunModule, namespace: str, directory: Path):
+        self.api = api
+        self.run_module = run
+        self.namespace = namespace
+        self.keys = directory / "keys"
+        self.path = f"/api/v1/namespaces/{namespace}/secrets"
+
+    def arguments(self, wanted: list[Body], **more: Any) -> Body:
+        return {
+            "tenants": wanted,
+            "tiers": ["free", "pro"],
+            "namespace": self.namespace,
+            "key_dir": str(self.keys),
+            **more,
+        }
+
+    def run(self, *wanted: Body, check: bool = False, diff: bool = False, **more: Any) -> ModuleResult:
+        result = self.run_module(tenants, check=check, diff=diff, **self.arguments(list(wanted), **more))
+        # Whatever happens, no key is ever printed, in any form.
+        assert not KEY.search(result.output)
+        for item in self.secrets():
+            assert item["data"].get("api_key", "-") not in result.output
+        return result
+
+    def secrets(self) -> list[Body]:
+        return self.api.raw("GET", self.path)["items"]
+
+    def key(self, tenant: str) -> str:
+        return (self.keys / f"{tenant}.key").read_text()
+
+    def only(self) -> Body:
+        [item] = self.secrets()
+        return item
+
+
+@pytest.fixture
+def site(api: ApiServer, run: RunModule, namespace: str, tmp_path: Path) -> Site:
+    return Site(api, run, namespace, tmp_path)
+
+
+def tenant(name: str = "acme", tier: str = "free", state: str = "present") -> Body:
+    return {"name": name, "tier": tier, "state": state} if state != "absent" else {"name": name, "state": state}
+
+
+def done(result: Body) -> dict[str, list[str]]:
+    return {action: result[action] for action in ACTIONS if result[action]}
+
+
+def test_a_tenant_from_nothing(site: Site) -> None:
+    forecast = site.run(tenant(), check=True, diff=True)
+    assert done(forecast) == {"created": ["acme"]} and forecast["changed"]
+    assert not site.keys.exists() and site.secrets() == []
+    assert forecast["diff"][0]["after"] == "tier free, active, key new\n"
+
+    since = site.api.mark()
+    result = site.run(tenant(), diff=True)
+    assert result["changed"]
+    assert {name: number for name, number in result["counts"].items() if number} == {"created": 1}
+    assert result["key_files"] == {"acme": str(site.keys / "acme.key")}
+    assert [event["verb"] for event in site.api.requests(since) if "secrets" in event["requestURI"]] == [
+        "list",
+        "patch",
+    ]
+    item = site.only()
+    key = site.key("acme")
+    assert base64.b64decode(item["data"]["api_key"]).decode() == key and KEY.fullmatch(key)
+    assert stat.S_IMODE((site.keys / "acme.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(site.keys.stat().st_mode) == 0o700
+    metadata = item["metadata"]
+    assert re.fullmatch(r"tenant-acme-[0-9a-f]{10}", metadata["name"])
+    assert metadata["labels"] == {
+        "app": "token-labs",
+        "app.kubernetes.io/managed-by": "tokenlabs",
+        "authorino.kuadrant.io/managed-by": "authorino",
+        "tokenlabs.io/credential": "api-key",
+        "tokenlabs.io/state": "active",
+        "tokenlabs.io/tenant": "acme",
+    }
+    assert (
+        metadata["annotations"]
+        == {
+            "kuadrant.io/groups": "free",
+            "secret.kuadrant.io/user-id": "acme",
+            "tokenlabs.io/fingerprint": _tenants.fingerprint(key),
+            "tokenlabs.io/created-at": metadata["creationTimestamp"],
+        }
+        or metadata["annotations"]["tokenlabs.io/created-at"] < metadata["creationTimestamp"]
+    )
+    assert [entry["operation"] for entry in metadata["managedFields"]] == ["Apply"]
+
+    since = site.api.mark()
+    again = site.run(tenant())
+    assert again["changed"] is False and again["counts"]["unchanged"] == 1
+    assert site.api.writes(since) == []
+    # Not fetched yet, so still offered; afterwards no more.
+    assert set(again["key_files"]) == {"acme"}
+    for mark in (site.keys / ".pending").iterdir():
+        mark.unlink()
+    assert site.run(tenant())["key_files"] == {}
+
+
+STATES = {
+    "nothing": None,
+    "free": tenant(),
+    "pro": tenant(tier="pro"),
+    "suspended": tenant(state="suspended"),
+    "suspended pro": tenant(tier="pro", state="suspended"),
+    "absent": tenant(state="absent"),
+}
+
+
+@pytest.mark.parametrize("start", list(STATES)[:-1])
+@pytest.mark.parametrize("end", list(STATES)[1:])
+def test_every_transition(site: Site, start: str, end: str) -> None:
+    before, after = STATES[start], STATES[end]
+    key = None
+    if before:
+        site.run(before)
+        key = site.key("acme")
+    forecast = site.run(after or {}, check=True, diff=True)
+    since = site.api.mark()
+    result = site.run(after or {}, diff=True)
+    assert done(forecast) == done(result)
+    if key:
+        assert [entry["before"] for entry in forecast["diff"]] == [entry["before"] for entry in result["diff"]]
+    writes = len(site.api.writes(since))
+    assert after is not None
+    if after["state"] == "absent":
+        assert site.secrets() == [] and not (site.keys / "acme.key").exists()
+        assert writes == (1 if before else 0)
+    else:
+        item = site.only()
+        assert item["metadata"]["annotations"]["kuadrant.io/groups"] == after["tier"]
+        label = "suspended" if after["state"] == "suspended" else "active"
+        assert item["metadata"]["labels"]["tokenlabs.io/state"] == label
+        assert base64.b64decode(item["data"]["api_key"]).decode() == site.key("acme")
+        assert key in (None, site.key("acme"))
+        # A tier change is a new Secret and a deletion; everything else is at most one write.
+        changed_tier = before is not None and before["tier"] != after["tier"]
+        assert writes == (2 if changed_tier else 0 if before == after else 1)
+    since = site.api.mark()
+    assert site.run(after)["changed"] is False
+    assert site.api.writes(since) == []
+
+
+def test_killed_between_the_key_file_and_the_request(site: Site) -> None:
+    """A process that dies there for good leaves a file; the next run uses that key."""
+    program = """
+import json, os, signal, sys
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _kube
+from ansible_collections.tokenlabs.platform.plugins.modules import tenants
+_kube.Kube.apply = lambda *arguments, **more: os.kill(os.getpid(), signal.SIGKILL)
+with patch_module_args(json.load(sys.stdin)):
+    tenants.main()
+"""
+    died = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(site.arguments([tenant()])).encode(),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(["collections", "."])},
+        cwd=Path(__file__).resolve().parents[2],
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    key = site.key("acme")
+    assert site.secrets() == []
+    result = site.run(tenant())
+    assert done(result) == {"created": ["acme"]} and set(result["key_files"]) == {"acme"}
+    assert site.key("acme") == key
+    assert base64.b64decode(site.only()["data"]["api_key"]).decode() == key
+
+
+def test_a_refused_tenant_leaves_no_file(site: Site) -> None:
+    quota = {
+        "metadata": {"name": "q"},
+        "spec": {"hard": {"count/secrets": "0"}},
+        "status": {"hard": {"count/secrets": "0"}},
+    }
+    site.api.raw("POST", f"/api/v1/namespaces/{site.namespace}/resourcequotas", quota)
+    status = {"status": {"hard": {"count/secrets": "0"}, "used": {"count/secrets": "0"}}}
+    site.api.raw(
+        "PATCH", f"/api/v1/namespaces/{site.namespace}/resourcequotas/q/status", status, "application/merge-patch+json"
+    )
+    result = site.run(tenant(), tenant("other"))
+    assert result["failed"] and result["counts"]["failed"] == 2
+    assert [each["name"] for each in result["failed_tenants"]] == ["acme", "other"]
+    assert "exceeded quota" in result["msg"]
+    assert [entry.name for entry in site.keys.iterdir() if entry.suffix == ".key"] == []
+
+
+def test_a_namespace_that_is_not_there(site: Site) -> None:
+    forecast = site.run(tenant(), check=True)
+    site.namespace = "no-such-namespace"
+    site.path = "/api/v1/namespaces/default/secrets"
+    assert done(site.run(tenant(), check=True)) == done(forecast)
+    result = site.run(tenant())
+    assert 'namespaces "no-such-namespace" not found' in result["msg"]
+
+
+def test_a_lost_secret_gets_its_key_back(site: Site) -> None:
+    site.run(tenant())
+    key = site.key("acme")
+    site.api.raw("DELETE", f"{site.path}/{site.only()['metadata']['name']}")
+    assert done(site.run(tenant())) == {"created": ["acme"]}
+    assert base64.b64decode(site.only()["data"]["api_key"]).decode() == key == site.key("acme")
+
+
+def test_edits_by_hand_are_undone(site: Site) -> None:
+    site.run(tenant())
+    name = site.only()["metadata"]["name"]
+    edit = {"metadata": {"labels": {"app": None}, "annotations": {"tokenlabs.io/fingerprint": "x", "theirs": "kept"}}}
+    site.api.raw("PATCH", f"{site.path}/{name}", edit, "application/merge-patch+json")
+    assert done(site.run(tenant())) == {"updated": ["acme"]}
+    metadata = site.only()["metadata"]
+    assert metadata["labels"]["app"] == "token-labs" and metadata["annotations"]["theirs"] == "kept"
+    assert metadata["name"] == name
+    # An edited tier may have been read or not: only another Secret makes sure which one counts.
+    edit = {"metadata": {"annotations": {"kuadrant.io/groups": "pro"}}}
+    site.api.raw("PATCH", f"{site.path}/{name}", edit, "application/merge-patch+json")
+    assert done(site.run(tenant())) == {"updated": ["acme"]}
+    metadata = site.only()["metadata"]
+    assert metadata["annotations"]["kuadrant.io/groups"] == "free" and metadata["name"] != name
+    assert site.run(tenant())["changed"] is False
+
+
+def test_copies_are_removed_after_the_one_that_stays_was_touched(site: Site) -> None:
+    site.run(tenant())
+    original = site.only()
+    copy = {"metadata": {**original["metadata"], "name": "copy"}, "data": original["data"]}
+    for server_side in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        copy["metadata"].pop(server_side)
+    copy["metadata"]["annotations"] = {**copy["metadata"]["annotations"], "kuadrant.io/groups": "pro"}
+    site.api.raw("POST", site.path, copy)
+    since = site.api.mark()
+    assert done(site.run(tenant())) == {"updated": ["acme"]}
+    name = original["metadata"]["name"]
+    verbs = [write.split("?")[0] for write in site.api.writes(since)]
+    assert verbs == [f"patch {site.path}/{name}", f"delete {site.path}/copy"]
+    assert site.only()["metadata"]["resourceVersion"] != original["metadata"]["resourceVersion"]
+    assert site.run(tenant())["changed"] is False
+
+
+def test_foreign_secrets_are_seen_and_left_alone(site: Site) -> None:
+    key = base64.b64encode(b"tlabs_sk_" + b"x" * 43).decode()
+    labels = {"app": "token-labs", "tokenlabs.io/state": "active", "tokenlabs.io/tenant": "acme"}
+    site.api.raw("POST", site.path, {"metadata": {"name": "theirs", "labels": labels}, "data": {"api_key": key}})
+    helm = {"metadata": {"name": "release", "labels": labels}, "type": "helm.sh/release.v1", "data": {"api_key": key}}
+    site.api.raw("POST", site.path, helm)
+    result = site.run(tenant(), tenant("other"))
+    assert done(result) == {"created": ["other"]}
+    assert "Secret theirs is this tenant's by name but not managed here" in result["msg"]
+    assert any("Secret theirs lets a key in" in str(warning) for warning in result["warnings"])
+    assert "release" not in result.output
+    assert len(site.secrets()) == 3
+
+
+def test_pruning_is_guarded(site: Site) -> None:
+    three = [tenant(name) for name in ("a", "b", "c")]
+    site.run(*three)
+    assert site.run(three[0])["unlisted"] == ["b", "c"]
+    since = site.api.mark()
+    assert "the list of tenants is empty" in site.run(prune=True)["msg"]
+    assert (
+        "it would remove 2 tenants (b, c), and prune_max allows 1" in site.run(three[0], prune=True, prune_max=1)["msg"]
+    )
+    assert done(site.run(three[0], prune=True, check=True)) == {"deleted": ["b", "c"]}
+    assert site.api.writes(since) == []
+    assert done(site.run(three[0], prune=True)) == {"deleted": ["b", "c"]}
+    assert [entry.name for entry in site.keys.glob("*.key")] == ["a.key"]
+
+
+def test_wrong_input_is_named_at_once_and_nothing_is_done(site: Site) -> None:
+    since = site.api.mark()
+    result = site.run(tenant("Bad"), tenant(tier="gold"), tenant(), tenant())
+    for text in (
+        "tenants[0] (Bad): the name",
+        "there is no tier gold; there are free, pro",
+        "acme is listed more than once",
+    ):
+        assert text in result["msg"]
+    assert site.api.requests(since) == [] and not site.keys.exists()
+
+
+def test_a_directory_that_others_can_read(site: Site) -> None:
+    site.keys.mkdir(mode=0o755)
+    site.keys.chmod(0o755)
+    assert "is open to other users (mode 0755)" in site.run(tenant())["msg"]
+    assert site.secrets() == []
+
+
+def test_two_thousand(site: Site) -> None:
+    """Requests in proportion to changes, not to tenants."""
+    many = [tenant(f"t{number:04d}") for number in range(2000)]
+    begun = time.monotonic()
+    first = site.run(*many)
+    print(f"2,000 new: {time.monotonic() - begun:.1f} s, {first['requests']} requests")
+    assert first["counts"]["created"] == 2000 and first["requests"] == 2001
+    keys = {path.read_text() for path in site.keys.glob("*.key")}
+    assert len(keys) == 2000
+
+    begun = time.monotonic()
+    again = site.run(*many)
+    print(f"2,000 unchanged: {time.monotonic() - begun:.1f} s, {again['requests']} requests")
+    assert again["changed"] is False and again["counts"]["unchanged"] == 2000
+    assert again["requests"] <= 5  # 4 pages, and one request that finds nothing more
+
+    changed = [tenant(f"t{number:04d}", tier="pro") for number in range(10)] + many[10:]
+    result = site.run(*changed)
+    assert result["updated"] == [f"t{number:04d}" for number in range(10)]
+    assert result["requests"] <= 5 + 2 * 10
+    assert {path.read_text() for path in site.keys.glob("*.key")} == keys

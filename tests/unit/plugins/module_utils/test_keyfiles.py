@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Key files: only for their owner, whole or not at all, never overwritten."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _keyfiles
+from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import SHAPE, KeyFileError, KeyFiles, new_key
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> KeyFiles:
+    made = KeyFiles(tmp_path / "deep" / "keys")
+    made.make()
+    return made
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def test_keys_are_long_and_all_different() -> None:
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    assert all(SHAPE.fullmatch(key) and len(key) == len("tlabs_sk_") + 43 for key in keys)
+
+
+def test_a_key_comes_back_as_it_was_written(files: KeyFiles) -> None:
+    key = new_key()
+    old = os.umask(0)
+    try:
+        path = files.write("acme", key)
+    finally:
+        os.umask(old)
+    assert path.read_text() == key and mode(path) == 0o600
+    assert mode(path.parent) == 0o700
+    assert files.read("acme") == key
+    assert files.tenants() == {"acme"}
+    assert files.not_fetched() == {"acme": str(path)}
+    # Nothing else has been left lying about.
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".pending", "acme.key"]
+
+
+def test_a_file_is_made_once(files: KeyFiles) -> None:
+    first = new_key()
+    files.write("acme", first)
+    with pytest.raises(KeyFileError, match="has appeared in the meantime"):
+        files.write("acme", new_key())
+    assert files.read("acme") == first
+    assert sorted(entry.name for entry in files.path("acme").parent.iterdir()) == [".pending", "acme.key"]
+
+
+def test_a_write_that_breaks_off_leaves_no_file(files: KeyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_keyfiles.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write("acme", new_key())
+    assert files.tenants() == set() and files.not_fetched() == {}
+
+
+def test_removal_takes_the_mark_along(files: KeyFiles) -> None:
+    files.write("acme", new_key())
+    assert files.remove("acme") is True
+    assert files.remove("acme") is False
+    assert files.not_fetched() == {} and files.read("acme") is None
+
+
+def test_a_fetched_file_is_not_offered_again(files: KeyFiles) -> None:
+    path = files.write("acme", new_key())
+    for mark in (path.parent / ".pending").iterdir():
+        mark.unlink()
+    (path.parent / ".pending").rmdir()
+    assert files.not_fetched() == {} and files.tenants() == {"acme"}
+
+
+def test_a_trailing_newline_is_no_part_of_the_key(files: KeyFiles) -> None:
+    key = new_key()
+    path = files.write("acme", key)
+    path.write_text(key + "\n")
+    assert files.read("acme") == key
+
+
+@pytest.mark.parametrize("content", ["", "tlabs_sk_short", "tlabs_sk_" + "x" * 43 + " y", "\xff", "sk_" + "x" * 60])
+def test_what_is_no_key(files: KeyFiles, content: str) -> None:
+    files.write("acme", new_key()).write_text(content)
+    with pytest.raises(KeyFileError, match="acme.key holds no key"):
+        files.read("acme")
+
+
+def test_files_that_cannot_be_trusted(files: KeyFiles, tmp_path: Path) -> None:
+    path = files.write("acme", new_key())
+    path.chmod(0o640)
+    with pytest.raises(KeyFileError, match=r"open to other users \(mode 0640\)"):
+        files.read("acme")
+    files.path("link").symlink_to(path)
+    with pytest.raises(KeyFileError, match="link.key"):
+        files.read("link")
+    os.mkfifo(files.path("pipe"), 0o600)
+    with pytest.raises(KeyFileError, match="no file of this user"):
+        files.read("pipe")
+
+
+def test_directories_that_cannot_be_trusted(tmp_path: Path) -> None:
+    directory = tmp_path / "keys"
+    assert KeyFiles(directory).check() is False
+    assert KeyFiles(directory).tenants() == set()
+    directory.mkdir(mode=0o700)
+    assert KeyFiles(directory).check() is True
+    (tmp_path / "link").symlink_to(directory)
+    with pytest.raises(KeyFileError, match="must be a directory"):
+        KeyFiles(tmp_path / "link").make()
+    directory.chmod(0o750)
+    with pytest.raises(KeyFileError, match=r"open to other users \(mode 0750\)"):
+        KeyFiles(directory).make()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
+    directory = tmp_path / "keys"
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 12345, 12345)
+    with pytest.raises(KeyFileError, match="belongs to another user"):
+        KeyFiles(directory).make()
