@@ -40,6 +40,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     LABEL,
     LABEL_FORM,
     MODEL,
+    MODEL_LIMIT,
     OWN_ARGUMENTS,
     SECRET_NAME,
     SECRETS,
@@ -310,6 +311,10 @@ def _models(inventory: Inventory, collector: _Collector) -> set[str] | None:
                     )
                 served.setdefault(public, name)
         _gpu_slots(host, report)
+    if len(first) > MODEL_LIMIT:
+        collector.at(None)(
+            ("tokenlabs_models",), f"names {len(first)} models, one route holds {MODEL_LIMIT}", "serve fewer models"
+        )
     if inventory.sparks and certain and not first:
         collector.at(None)(
             ("tokenlabs_models",),

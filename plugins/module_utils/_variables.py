@@ -32,6 +32,10 @@ LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 LABEL_FORM = "lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"
 # Longest name of a model: "pool-" + name must fit into the 40 characters after which the inferencepool chart cuts.
 MODEL_NAME_LIMIT = 35
+# An HTTPRoute has at most 16 rules, and the AI gateway adds one to those of the models.
+MODEL_LIMIT = 15
+# With this, the list of all models fits into the 4096 bytes that Envoy answers by itself.
+PUBLIC_NAME_LIMIT = 128
 # The CRD of BackendTrafficPolicy takes no more rules.
 TOKEN_RULE_LIMIT = 128
 
@@ -128,8 +132,14 @@ _LIMITS = Table(Window(), Number(1, MAXIMUM), filled=True, example="{1m: 10, 24h
 MODEL = Record(
     {
         "name": Text(LABEL, LABEL_FORM, longest=MODEL_NAME_LIMIT),
-        "model": Text(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", "a model's id such as nvidia/NAME"),
-        "served_name": Text(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", "the name that clients send as `model`"),
+        "model": Text(
+            r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?",
+            "a model's id such as nvidia/NAME",
+            longest=PUBLIC_NAME_LIMIT,
+        ),
+        "served_name": Text(
+            r"[A-Za-z0-9][A-Za-z0-9._:/-]*", "the name that clients send as `model`", longest=PUBLIC_NAME_LIMIT
+        ),
         "engine": Text(choices=ENGINES),
         "image": Image(),
         "command": Items(Text(), filled=True, example="[python3, -m, server]"),

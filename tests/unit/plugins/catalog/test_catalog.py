@@ -123,6 +123,11 @@ def _values_agree(each: dict[str, Any], values: dict[str, Any]) -> None:
     assert term == {"key": "kubernetes.io/hostname", "operator": "In", "values": each["hosts"]}
 
 
+def test_the_longest_list_of_models_fits_into_an_answer_of_envoy() -> None:
+    many = [model(f"m-{n}", served_name=f"{n:02}" + "x" * 126) for n in range(15)]
+    assert len(derive(many[:8], many[8:])["models_body"]) <= 4096
+
+
 def test_a_changed_worker_never_waits_for_a_second_gpu() -> None:
     values = derive([model("one"), model("two")], [model("two")])["helmfile"]["values"]
     assert values["ms-one"]["decode"]["strategy"] == {"type": "Recreate"}

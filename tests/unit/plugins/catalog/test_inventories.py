@@ -226,6 +226,19 @@ CASES = [
         [("INVENTORY: tokenlabs_models is empty on every Spark", "host_vars")],
     ),
     Case(
+        "more models than a route holds",
+        {
+            SPARK: "tokenlabs_gpu_slots: 32\ntokenlabs_models:\n"
+            + "".join(f"  - {{name: m-{n}, model: o/m-{n}, image: 'r/s:1'}}\n" for n in range(15))
+        },
+        [("INVENTORY: tokenlabs_models names 16 models, one route holds 15", "fewer")],
+    ),
+    Case(
+        "a public name that is too long",
+        {SPARK: model(served_name="n" * 129)},
+        [(f"{SPARK}:6: tokenlabs_models[0].served_name has 129 characters", "at most 128")],
+    ),
+    Case(
         "a missing image",
         {SPARK: model(image="")},
         [(f"{SPARK}:3: tokenlabs_models[0].image is missing", "add it")],

@@ -40,7 +40,7 @@ def large(directory: Path) -> Path:
         + "".join(f"  - {{name: tenant-{n}, tier: t{n % 10}}}\n" for n in range(TENANTS)),
     }
     for n in range(1, HOSTS + 1):
-        model = f'{{name: m-{n % 20}, model: o/m-{n % 20}, image: "{{{{ registry }}}}/s:v1", args: [--a=1]}}'
+        model = f'{{name: m-{n % 15}, model: o/m-{n % 15}, image: "{{{{ registry }}}}/s:v1", args: [--a=1]}}'
         files[f"host_vars/spark-{n:03}.yml"] = f"tokenlabs_models:\n  - {model}\n"
     return write(directory, files)
 
