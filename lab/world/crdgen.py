@@ -158,4 +158,5 @@ def crds(table: str) -> list[Json]:
 
 def render(table: str) -> str:
     """The CRDs of a table as one YAML stream."""
-    return yaml.safe_dump_all(crds(table), sort_keys=False)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump_all(crds(table), Dumper=dumper, sort_keys=False)

@@ -42,12 +42,10 @@ class Registry:
 
     def _blob(self, repository: str, media_type: str, data: bytes) -> Json:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        seen = self._http.request("HEAD", f"{self.base}/v2/{repository}/blobs/{digest}")
-        if seen.status != 200:
-            opened = self._send("POST", f"/v2/{repository}/blobs/uploads/", b"")
-            place = urlsplit(urljoin(self.base, opened.headers["Location"]))
-            query = f"{place.query}&digest={quote(digest)}" if place.query else f"digest={quote(digest)}"
-            self._send("PUT", f"{place.path}?{query}", data, "application/octet-stream")
+        opened = self._send("POST", f"/v2/{repository}/blobs/uploads/", b"")
+        place = urlsplit(urljoin(self.base, opened.headers["Location"]))
+        query = "&".join(filter(None, (place.query, f"digest={quote(digest)}")))
+        self._send("PUT", f"{place.path}?{query}", data, "application/octet-stream")
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
     def _send(self, method: str, path: str, body: bytes, content_type: str | None = None) -> urllib3.BaseHTTPResponse:

@@ -77,6 +77,7 @@ class Pod(threading.Thread):
         self.path = KINDS["Pod"].path(self.space, pod["metadata"]["name"])
         self.container = self._container()
         self.process: subprocess.Popen[bytes] | None = None
+        self.order: Order | None = None
         self.own = runner.state / "pods" / self.id
         self.held = False  # ready must not be said (a fault)
         self._end = threading.Event()
@@ -163,7 +164,7 @@ class Pod(threading.Thread):
 
     def _once(self) -> Json:
         """Starts the process, watches over it, and tells how it ended."""
-        order = PROGRAMS[self.program](self)
+        self.order = order = PROGRAMS[self.program](self)
         process = self._spawn(order)
         try:
             self._cable(process.pid)
@@ -256,12 +257,12 @@ class Pod(threading.Thread):
             if http_get := probe.get("httpGet"):
                 return self._http(http_get, timeout)
             if probe.get("exec"):
-                inside = ["nsenter", "-t", str(pid), "--net", "--mount", "--root", "--wd=/"]
+                inside = ["nsenter", "-t", str(pid), "--net", "--mount", "--root", "--wd"]
                 done = subprocess.run(
                     [*inside, *probe["exec"]["command"]],
                     timeout=timeout,
                     capture_output=True,
-                    env=self.runner.environment_of(pid),
+                    env=self.order.env if self.order else {},
                 )
                 return done.returncode == 0
             port = (probe.get("tcpSocket") or probe["grpc"])["port"]
@@ -437,13 +438,6 @@ class Runner:
 
     def node_address(self, name: str) -> str:
         return self._nodes.get(name, "")
-
-    @staticmethod
-    def environment_of(pid: int) -> dict[str, str]:
-        """A process's environment: what `exec` probes run with."""
-        raw = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        pairs = (entry.decode(errors="replace").partition("=") for entry in raw if b"=" in entry)
-        return {name: value for name, _, value in pairs}
 
     def sync(self, store: Store) -> None:
         wanted = {
