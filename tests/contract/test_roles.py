@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles render from the lab's inventory, against the real definitions and a real API server."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from tests.contract.crds import ROOT, Definitions
+from tests.integration.apiserver import ApiServer
+from tests.unit.plugins.catalog.inventories import load
+
+# What tasks find out before they render.
+FOUND_OUT: dict[str, dict[str, Any]] = {"redis": {"__redis_secret_version": "1"}}
+# Charts whose values are a role's variables: role, variable, chart in the catalog.
+VALUES = [
+    ("envoy_gateway", "__envoy_gateway_values", "envoy_gateway"),
+    ("ai_gateway", "ai_gateway_values", "ai_gateway"),
+]
+OBJECTS = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/templates/objects.yaml.j2"))
+DEFINED = sorted(
+    (path.parent.parent.name, name)
+    for path in ROOT.glob("roles/*/vars/main.yml")
+    for name in re.findall(r"^(__\w+_definitions):", path.read_text(), re.MULTILINE)
+)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    state = tmp_path_factory.mktemp("lab")
+    (state / "checksums.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENLABS_LAB", str(state))
+        answer = load(ROOT / "inventories" / "lab")
+    assert not answer.get("failed"), answer.get("msg")
+    return answer["catalog"]
+
+
+def templar(role: str, catalog: dict[str, Any]) -> Templar:
+    """Ansible's own rendering, with the role's variables."""
+    loader = DataLoader()
+    folder = ROOT / "roles" / role
+    variables: dict[str, Any] = {}
+    for name in ("defaults", "vars"):
+        file = folder / name / "main.yml"
+        if file.exists():
+            variables.update(loader.load_from_file(str(file), trusted_as_template=True) or {})
+    variables.update({"tokenlabs_catalog": catalog, "role_path": str(folder), "ansible_search_path": [str(folder)]})
+    variables.update(FOUND_OUT.get(role, {}))
+    return Templar(loader=loader, variables=variables)
+
+
+def render(role: str, expression: str, catalog: dict[str, Any]) -> Any:
+    return templar(role, catalog).template(trust_as_template("{{ " + expression + " }}"))
+
+
+def documents(role: str, catalog: dict[str, Any]) -> list[dict[str, Any]]:
+    text = render(role, "lookup('ansible.builtin.template', 'objects.yaml.j2')", catalog)
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def everything(catalog: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    found = [(role, body) for role in OBJECTS for body in documents(role, catalog)]
+    return found + [(role, body) for role, name in DEFINED for body in render(role, name, catalog)]
+
+
+def test_there_is_something_to_check(catalog: dict[str, Any]) -> None:
+    kinds = {body["kind"] for _role, body in everything(catalog)}
+    assert {"Gateway", "AIGatewayRoute", "HTTPRoute", "Kuadrant", "Limitador", "StatefulSet"} <= kinds
+
+
+def test_every_custom_object_is_of_the_right_form(catalog: dict[str, Any], definitions: Definitions) -> None:
+    wrong = {
+        f"{role}: {body['kind']} {body['metadata']['name']}": definitions.errors(body)
+        for role, body in everything(catalog)
+        if definitions.knows(body) and definitions.errors(body)
+    }
+    assert wrong == {}
+
+
+def test_no_host_name_opens_a_way_around_the_policies(catalog: dict[str, Any]) -> None:
+    for _role, body in everything(catalog):
+        if body["kind"] == "Gateway":
+            assert not [each for each in body["spec"]["listeners"] if each.get("hostname")]
+        if body["kind"] in ("HTTPRoute", "AIGatewayRoute"):
+            assert "hostnames" not in body["spec"]
+
+
+def test_routes_and_pools_fit_together(catalog: dict[str, Any]) -> None:
+    route = next(body for _role, body in everything(catalog) if body["kind"] == "AIGatewayRoute")
+    told = {
+        rule["matches"][0]["headers"][0]["value"]: rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]
+    }
+    assert told == {model["served_name"]: model["pool"] for model in catalog["models"]}
+    assert route["metadata"]["name"] == "llm-inference"
+    # Without it no tokens are counted, and streams may end without usage.
+    assert {"metadataKey": "llm_total_token", "type": "TotalToken"} in route["spec"]["llmRequestCosts"]
+
+
+def test_a_real_api_server_takes_everything(catalog: dict[str, Any], server: ApiServer) -> None:
+    """With every unknown field an error, and the rules of the definitions evaluated."""
+    bodies = [body for _role, body in everything(catalog)]
+    present = {each["metadata"]["name"] for each in server.raw("GET", "/api/v1/namespaces")["items"]}
+    for namespace in sorted({body["metadata"].get("namespace", "default") for body in bodies} - present):
+        server.raw("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    for body in bodies:
+        version = body["apiVersion"]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        resources = server.raw("GET", root)["resources"]
+        kind = next(each for each in resources if each["kind"] == body["kind"] and "/" not in each["name"])
+        namespace = body["metadata"].get("namespace")
+        inside = f"/namespaces/{namespace}" if kind["namespaced"] else ""
+        query = "?dryRun=All&fieldManager=test&fieldValidation=Strict&force=true"
+        path = f"{root}{inside}/{kind['name']}/{body['metadata']['name']}{query}"
+        server.raw("PATCH", path, body, "application/apply-patch+yaml")
+
+
+@pytest.mark.parametrize(("role", "variable", "chart"), VALUES, ids=[each[0] for each in VALUES])
+def test_charts_take_the_values(
+    role: str, variable: str, chart: str, catalog: dict[str, Any], upstream: Path, helm: str, tmp_path: Path
+) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps(render(role, variable, catalog)))
+    told = catalog["charts"][chart]
+    archive = upstream / "charts" / f"{told['ref'].split('/')[-1]}-{told['version']}.tgz"
+    if not archive.exists():
+        pytest.skip(f"no chart {archive.name} under LAB_UPSTREAM/charts")
+    ran = subprocess.run(
+        [helm, "template", "x", str(archive), "--namespace", "x", "--values", str(values), "--skip-crds"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    if role == "envoy_gateway":
+        configs = [
+            each for each in yaml.safe_load_all(ran.stdout) if each and "envoy-gateway.yaml" in (each.get("data") or {})
+        ]
+        config = yaml.safe_load(configs[0]["data"]["envoy-gateway.yaml"])
+        wanted = json.loads(values.read_text())["config"]["envoyGateway"]
+        assert missing(wanted, config) == []
+
+
+def missing(wanted: Any, given: Any, path: str = "") -> list[str]:
+    """What of a value did not arrive; the chart adds its own beside it."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        return [each for key, value in wanted.items() for each in missing(value, given.get(key), f"{path}.{key}")]
+    return [] if wanted == given else [path]
