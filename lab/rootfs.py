@@ -43,7 +43,10 @@ chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash ops
 # '*' and not '!': sshd refuses accounts that are locked.
 chroot "$root" usermod --password '*' ops
 echo 'ops ALL=(ALL) NOPASSWD: ALL' > "$root/etc/sudoers.d/ops"
-chmod 0440 "$root/etc/sudoers.d/ops"
+# Ubuntu's sudo finds snaps.
+path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
+printf 'Defaults secure_path="%s"\n' "$path" > "$root/etc/sudoers.d/ubuntu"
+chmod 0440 "$root/etc/sudoers.d/ops" "$root/etc/sudoers.d/ubuntu"
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/machine-id "$root"/etc/hostname "$root"/etc/resolv.conf
 rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* "$root"/var/lib/dbus/machine-id
 : > "$root/etc/machine-id"
