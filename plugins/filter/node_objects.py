@@ -19,7 +19,8 @@ options:
   _input:
     description:
       - Node names with the C(labels) and C(taints) that they shall have.
-      - Nodes with C(gpu=true) are labelled C(tokenlabs.io/spark=true) as well.
+      - Nodes with C(gpu=true) are labelled C(tokenlabs.io/spark=true) as well, and those with several
+        C(gpu_slots) with the configuration that the role P(tokenlabs.platform.gpu_operator#role) makes for them.
     type: dict
     required: true
   live:

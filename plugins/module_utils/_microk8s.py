@@ -35,6 +35,8 @@ SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-temp
 # On a Node: the keys of the taints that are ours, so that the lifecycle controller's are left alone.
 TAINTS_ANNOTATION = "tokenlabs.io/taints"
 SPARK_LABEL = "tokenlabs.io/spark"
+# Names the device plugin's configuration for a node; the role gpu_operator writes one for each number of slots.
+SLOTS_LABEL = "nvidia.com/device-plugin.config"
 CRI_PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
 BLOCK = re.compile(r"^# BEGIN TOKENLABS$(.*?)^# END TOKENLABS$", re.MULTILINE | re.DOTALL)
 
@@ -440,6 +442,8 @@ def node_objects(
     objects = []
     for name in sorted(set(wanted) & set(live)):
         labels = {SPARK_LABEL: "true"} if wanted[name].get("gpu") else {}
+        if wanted[name].get("gpu_slots", 0) > 1:
+            labels[SLOTS_LABEL] = f"slots-{wanted[name]['gpu_slots']}"
         labels |= {str(key): str(value) for key, value in wanted[name].get("labels", {}).items()}
         taints = [dict(taint) for taint in wanted[name].get("taints", [])]
         ours = {taint["key"] for taint in taints} | set(live[name].get("managed_taints", []))

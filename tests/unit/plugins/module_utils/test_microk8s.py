@@ -448,3 +448,10 @@ def test_a_taint_that_is_no_longer_wanted_goes() -> None:
     (node,) = mk.node_objects({"a": {"labels": {}, "taints": []}}, live)
     assert node["spec"]["taints"] == [LIFECYCLE]
     assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": ""}
+
+
+def test_a_shared_gpu_names_its_configuration() -> None:
+    wanted = {"a": {"gpu": True, "gpu_slots": 2}, "b": {"gpu": True, "gpu_slots": 1}}
+    a, b = mk.node_objects(wanted, {"a": {}, "b": {}})
+    assert a["metadata"]["labels"] == {"tokenlabs.io/spark": "true", "nvidia.com/device-plugin.config": "slots-2"}
+    assert b["metadata"]["labels"] == {"tokenlabs.io/spark": "true"}
