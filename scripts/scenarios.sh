@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Runs scenarios, each on a lab of its own: what molecule/NAME says, then tests/scenarios/test_NAME*.py on the same lab.
-#   scripts/scenarios.sh NAME...
+# Those marked `long` run with LONG=1 only.
+#   [LONG=1] scripts/scenarios.sh NAME...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" ANSIBLE_NOCOLOR=1 PY_COLORS=0 NO_COLOR=1
+marks=(-m "not long")
+[ -z "${LONG:-}" ] || marks=()
 
 for scenario in "$@"; do
   name="test-$scenario-$$"
@@ -13,7 +16,7 @@ for scenario in "$@"; do
     lab/ctl --name "$name" exec -- molecule test -s "$scenario" --destroy never
   fi
   if compgen -G "tests/scenarios/test_$scenario*.py" >/dev/null; then
-    lab/ctl --name "$name" exec -- pytest -q -x "tests/scenarios/" -k "$scenario" ${PYTEST_MARK:+-m "$PYTEST_MARK"}
+    lab/ctl --name "$name" exec -- pytest -q -x "tests/scenarios/" -k "$scenario" "${marks[@]}"
   fi
   lab/ctl --name "$name" down
   trap - EXIT

@@ -45,7 +45,7 @@ labtests() { pytest -q -m "not long" tests/lab; }
 
 scenarios() { scripts/scenarios.sh default; }
 
-long() { pytest -q -m long tests && scripts/scenarios.sh default lifecycle; }
+long() { pytest -q -m long tests/unit tests/integration tests/contract tests/lab && LONG=1 scripts/scenarios.sh default lifecycle; }
 
 finish() {
   printf '\n%-12s %-6s %s\n' step result seconds
