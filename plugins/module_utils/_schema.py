@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Path = tuple[str | int, ...]
+Path = tuple["str | int", ...]
 # Receives (path, reason, remedy).
 Report = Callable[[Path, str, str], None]
 
