@@ -115,8 +115,8 @@ class Api:
                         found.add((name, version["version"], resource["resource"]))
         return found
 
-    async def list(self, path: str, selector: Mapping[str, str]) -> tuple[list[Object], str]:
-        items: list[Object] = []
+    async def pages(self, path: str, selector: Mapping[str, str]) -> AsyncIterator[tuple[list[Object], str]]:
+        """A list, page by page, each with the version that the whole list is of."""
         token = ""
         while True:
             params = {**selector, "limit": str(_PAGE), **({"continue": token} if token else {})}
@@ -127,11 +127,11 @@ class Api:
                     raise Gone(path)
                 answer.raise_for_status()
                 document = await answer.json(content_type=None)
-            items += document.get("items") or []
             meta = document.get("metadata") or {}
+            yield document.get("items") or [], meta.get("resourceVersion") or "0"
             token = meta.get("continue") or ""
             if not token:
-                return items, meta.get("resourceVersion") or "0"
+                return
 
     async def watch(self, path: str, selector: Mapping[str, str], version: str) -> AsyncIterator[tuple[str, Object]]:
         params = {
@@ -216,7 +216,7 @@ class Mirror:
         for watch in set(self._tasks) - watches:
             self._tasks.pop(watch).cancel()
             self._listed.discard(watch)
-            self._store.replace(watch.kind.name, [], lambda name, w=watch: w.covers(name))  # type: ignore[misc]
+            self._store.keep(watch.kind.name, (), watch.covers)
         for watch in watches - set(self._tasks):
             self._tasks[watch] = asyncio.create_task(self._run(watch), name=f"watch {watch.kind.name}")
 
@@ -238,7 +238,8 @@ class Mirror:
                 await self._follow(watch, path_of(watch.kind, version, watch.namespace))
             except Absent:
                 self._served.discard((watch.kind.group, version, watch.kind.resource))
-                self._store.replace(watch.kind.name, [], watch.covers)
+                self._store.keep(watch.kind.name, (), watch.covers)
+                self._listed.discard(watch)
             except Gone:
                 continue
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -246,8 +247,14 @@ class Mirror:
                 await asyncio.sleep(self.RETRY)
 
     async def _follow(self, watch: Watch, path: str) -> None:
-        items, version = await self._api.list(path, watch.selector)
-        self._store.replace(watch.kind.name, items, watch.covers)
+        names: set[Name] = set()
+        version = "0"
+        async for items, listed in self._api.pages(path, watch.selector):
+            version = listed
+            for obj in items:
+                names.add(name_of(obj))
+                self._store.put(watch.kind.name, obj)
+        self._store.keep(watch.kind.name, names, watch.covers)
         self._listed.add(watch)
         while True:
             async for event, obj in self._api.watch(path, watch.selector, version):

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +98,11 @@ def is_true(conditions: Iterable[Mapping[str, Any]] | None, name: str) -> bool:
     return found is not None and found.get("status") == "True"
 
 
+def _shared(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Names of labels and annotations are the same on thousands of objects: keep each once."""
+    return {sys.intern(key): value for key, value in pairs.items()}
+
+
 _META = ("name", "namespace", "uid", "labels", "annotations", "creationTimestamp", "generation", "deletionTimestamp")
 
 
@@ -104,12 +110,11 @@ def trimmed(kind: str, obj: Object) -> Object:
     """The part of an object that answers depend on: thousands of Secrets and Pods must fit in little memory."""
     source = obj.get("metadata") or {}
     meta = {key: source[key] for key in _META if source.get(key)}
+    if "labels" in meta:
+        meta["labels"] = {key: sys.intern(value) for key, value in _shared(meta["labels"]).items()}
     if "annotations" in meta:
-        meta["annotations"] = {
-            key: value
-            for key, value in meta["annotations"].items()
-            if key != "kubectl.kubernetes.io/last-applied-configuration"
-        }
+        meta["annotations"] = _shared(meta["annotations"])
+        meta["annotations"].pop("kubectl.kubernetes.io/last-applied-configuration", None)
     kept: Object = {"metadata": meta}
     if kind == "Pod":
         status = obj.get("status") or {}
@@ -164,13 +169,10 @@ class Store:
         if self.kinds.get(kind, {}).pop(key, None) is not None:
             self._tell(kind, key, None)
 
-    def replace(self, kind: str, objects: Iterable[Object], scope: Callable[[Name], bool] = lambda _: True) -> None:
-        """Take a fresh list: what it lacks (within the list's scope) is gone."""
-        fresh = {name_of(obj): obj for obj in objects}
-        for key in [key for key in self.kinds.get(kind, {}) if key not in fresh and scope(key)]:
+    def keep(self, kind: str, names: Collection[Name], scope: Callable[[Name], bool] = lambda _: True) -> None:
+        """What a fresh list did not name (within the list's scope) is gone."""
+        for key in [key for key in self.kinds.get(kind, {}) if key not in names and scope(key)]:
             self.remove(kind, key)
-        for obj in fresh.values():
-            self.put(kind, obj)
 
     def _tell(self, kind: str, key: Name, obj: Object | None) -> None:
         if kind == "Secret":

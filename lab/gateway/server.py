@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any
 
 import aiohttp
@@ -126,8 +127,7 @@ class Proxy:
         return await self._forward(request, outcome, *chosen)
 
     async def _send(self, request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
-        response = _response(reply.status, [("server", "envoy"), *reply.headers])
-        response.content_length = len(reply.body)
+        response = _response(reply.status, [("server", "envoy"), *reply.headers], len(reply.body))
         await response.prepare(request)
         if reply.body and request.method != "HEAD":
             await response.write(reply.body)
@@ -193,9 +193,8 @@ class Proxy:
         reader.feed(body)
         reader.finish()
         hang = await asyncio.shield(self.plane.settle(journey, reader, answer.status))
-        response = _response(answer.status, [pair for pair in headers if pair[0] != "content-length"])
-        if request.method != "HEAD" and answer.status not in (204, 304):
-            response.content_length = len(body)
+        bodiless = request.method == "HEAD" or answer.status in (204, 304)
+        response = _response(answer.status, headers, None if bodiless else len(body))
         await response.prepare(request)
         if body:
             await response.write(body)
@@ -257,8 +256,14 @@ def _broken(cause: str) -> bytes:
     return (text + cause).encode()
 
 
-def _response(status: int, headers: Headers) -> web.StreamResponse:
-    return web.StreamResponse(status=status, headers=CIMultiDict(headers))
+def _response(status: int, headers: Headers, length: int | None = None) -> web.StreamResponse:
+    """A response whose header names are all in lower case, as Envoy writes them."""
+    pairs = [pair for pair in headers if length is None or pair[0] != "content-length"]
+    if length is not None:
+        pairs.append(("content-length", str(length)))
+    if all(name != "date" for name, _ in pairs):
+        pairs.append(("date", formatdate(usegmt=True)))
+    return web.StreamResponse(status=status, headers=CIMultiDict(pairs))
 
 
 def _abort(request: web.BaseRequest) -> None:
