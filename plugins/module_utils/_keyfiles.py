@@ -71,7 +71,7 @@ class KeyFiles:
         return {name.removesuffix(SUFFIX) for name in self._names(self._directory) if name.endswith(SUFFIX)}
 
     def read(self, tenant: str) -> str | None:
-        """The key in a tenant's file; None without a file."""
+        """The key in a tenant's file; None without a file, or with one that a killed process did not get to fill."""
         path = self.path(tenant)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -86,29 +86,41 @@ class KeyFiles:
             if found.st_mode & 0o077:
                 raise KeyFileError(f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o})")
             text = file.read(1024).decode("ascii", "replace").strip("\r\n")
+        if not text:
+            return None
         if not SHAPE.fullmatch(text):
             raise KeyFileError(f"{path} holds no key")
         return text
 
     def write(self, tenant: str, key: str) -> Path:
-        """Make a tenant's file, whole or not at all; an error when there is one already."""
+        """Make a tenant's file; an error when there is one already. It is on the disk when this returns."""
         path = self.path(tenant)
-        partial = self._directory / f".{tenant}.{secrets.token_hex(4)}"
         self._mark(tenant)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = self._open_new(path)
+        except FileExistsError as error:
+            raise KeyFileError(f"{path} has appeared in the meantime") from error
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(key.encode())
                 file.flush()
                 os.fsync(descriptor)
-            # A link, because it cannot replace a file as a rename would.
-            os.link(partial, path)
-        except FileExistsError as error:
-            raise KeyFileError(f"{path} has appeared in the meantime") from error
-        finally:
-            os.unlink(partial)
+        except OSError:
+            os.unlink(path)
+            raise
         self._sync()
         return path
+
+    def _open_new(self, path: Path) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags, 0o600)
+        except FileExistsError:
+            # Empty is what a process leaves that is killed right after this call.
+            if os.lstat(path).st_size:
+                raise
+            os.unlink(path)
+            return os.open(path, flags, 0o600)
 
     def remove(self, tenant: str) -> bool:
         """Take a tenant's file away; whether there was one."""
@@ -127,10 +139,14 @@ class KeyFiles:
         return {name: str(self.path(name)) for name in sorted(self._names(self._marks)) if name in there}
 
     def _mark(self, tenant: str) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._marks, 0o700)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._marks / tenant, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        flags = os.O_WRONLY | os.O_CREAT
+        try:
+            descriptor = os.open(self._marks / tenant, flags, 0o600)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._marks, 0o700)
+            descriptor = os.open(self._marks / tenant, flags, 0o600)
+        os.close(descriptor)
 
     def _sync(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY)

@@ -64,6 +64,22 @@ def test_a_write_that_breaks_off_leaves_no_file(files: KeyFiles, monkeypatch: py
     assert files.tenants() == set() and files.not_fetched() == {}
 
 
+def test_a_process_killed_before_it_wrote_leaves_no_key(files: KeyFiles) -> None:
+    files.path("acme").touch(mode=0o600)
+    assert files.read("acme") is None
+    key = new_key()
+    files.write("acme", key)
+    assert files.read("acme") == key
+
+
+def test_a_link_is_not_followed_when_writing(files: KeyFiles, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("theirs")
+    files.path("acme").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyFileError, match="has appeared"):
+        files.write("acme", new_key())
+    assert (tmp_path / "elsewhere").read_text() == "theirs"
+
+
 def test_removal_takes_the_mark_along(files: KeyFiles) -> None:
     files.write("acme", new_key())
     assert files.remove("acme") is True
@@ -86,7 +102,7 @@ def test_a_trailing_newline_is_no_part_of_the_key(files: KeyFiles) -> None:
     assert files.read("acme") == key
 
 
-@pytest.mark.parametrize("content", ["", "tlabs_sk_short", "tlabs_sk_" + "x" * 43 + " y", "\xff", "sk_" + "x" * 60])
+@pytest.mark.parametrize("content", ["\n x", "tlabs_sk_short", "tlabs_sk_" + "x" * 43 + " y", "\xff", "sk_" + "x" * 60])
 def test_what_is_no_key(files: KeyFiles, content: str) -> None:
     files.write("acme", new_key()).write_text(content)
     with pytest.raises(KeyFileError, match="acme.key holds no key"):

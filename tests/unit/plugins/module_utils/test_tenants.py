@@ -83,6 +83,7 @@ class Cluster:
         self.crash_at: int | None = None
         self.before_write: Callable[[str, str], None] = lambda verb, name: None
         self.after_event: Callable[[], None] = lambda: None
+        self.after_create: Callable[[], None] = lambda: None
 
     def _write(self, verb: str, name: str) -> None:
         if self.crash_at is not None and self.writes >= self.crash_at:
@@ -124,14 +125,23 @@ class Cluster:
         assert body["metadata"]["name"] == name and "stringData" not in body
         old = self.secrets.get(name)
         version = body["metadata"].get("resourceVersion")
-        if version and (old is None or old["metadata"]["resourceVersion"] != version):
+        assert force and version
+        if old is None or old["metadata"]["resourceVersion"] != version:
             raise KubeError(409, "Conflict", "the object has been modified")
-        if old is not None and not force and old["data"] != body["data"]:
-            raise KubeError(409, "Conflict", 'conflict with "kubectl": .data.api_key')
-        known = {key: old["metadata"][key] for key in ("uid", "resourceVersion")} if old else {}
+        known = {key: old["metadata"][key] for key in ("uid", "resourceVersion")}
         new = {**body, "metadata": {**body["metadata"], **known}}
         if new != old:  # what changes nothing is no event
             self.put(new)
+        return self.secrets[name]
+
+    def create(self, path: str, body: Body, manager: str) -> Body:
+        name = body["metadata"]["name"]
+        self._write("create", name)
+        assert path.endswith("/secrets") and "stringData" not in body
+        if name in self.secrets:
+            raise KubeError(409, "AlreadyExists", f'secrets "{name}" already exists')
+        self.put({**body, "metadata": dict(body["metadata"])})
+        self.after_create()
         return self.secrets[name]
 
     def delete(self, path: str, uid: str | None = None, resource_version: str | None = None) -> Body | None:
@@ -314,6 +324,18 @@ def test_a_file_goes_only_when_the_server_surely_refused(world: World, status: i
     result = world.run(Tenant("acme", "free"))
     assert result.changes == [] and "no" in result.problems["acme"]
     assert (world.files.read("acme") is not None) is stays
+
+
+def test_a_lost_answer_is_no_failure(world: World) -> None:
+    """The server has made the Secret, the answer got lost, and the client has asked again."""
+
+    def lose() -> None:
+        raise KubeError(409, "AlreadyExists", "already exists")
+
+    world.cluster.after_create = lose
+    assert done(world.run(Tenant("acme", "free"))) == {"created": ["acme"]}
+    check(world, Tenant("acme", "free"))
+    assert world.files.read("acme") == world.cluster.key_of("acme")
 
 
 def test_a_lost_secret_gets_its_old_key_back(world: World) -> None:
