@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import build, controlplane, faults, hosts, netns, pki, processes, rootfs, wheels, wire
+from lab.build import clock
 from lab.paths import API_URL, DEFAULT_HOSTS, OUTSIDE, REPO, Lab, LabError, plan_hosts, state_root
 
 PROGRAMS = {
@@ -108,7 +109,7 @@ def check_machine() -> None:
     missing = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
     if missing:
         raise LabError(f"not installed: {', '.join(sorted(missing))}; scripts/setup.sh installs what the lab needs")
-    netns.cgroup_root()
+    netns.check_cgroups()
 
 
 def prepare(lab: Lab) -> None:
@@ -198,7 +199,8 @@ def command_up(lab: Lab, arguments: argparse.Namespace) -> int:
             raise
         took = time.monotonic() - prepared
     before = f" (and {prepared - begin:.0f} s to make what it needs)" if prepared - begin > 2 else ""
-    say(f"lab {lab.name} is up after {took:.1f} s{before}: {len(lab.hosts)} hosts, {status['memory_mib']} MiB")
+    count = f"{len(lab.hosts)} host{'s' if len(lab.hosts) > 1 else ''}"
+    say(f"lab {lab.name} is up after {took:.1f} s{before}: {count}, {status['memory_mib']} MiB")
     say(f"look around: lab/ctl{name_option(lab)} status | kubectl get nodes | exec -- bash | logs")
     return 0
 
@@ -209,7 +211,7 @@ def already_up(lab: Lab, wanted: list[str] | None) -> int:
         raise LabError(f"lab {lab.name} is up with {', '.join(have)}; take it down first to change its hosts")
     status = wire.ask(lab.socket, verb="status")
     waiting = not_ready(status)
-    say(f"lab {lab.name} is up already ({len(have)} hosts, since {status['uptime_s']:.0f} s)")
+    say(f"lab {lab.name} is up already, since {clock(status['uptime_s'])}: {', '.join(have)}")
     if waiting:
         say(f"not ready: {', '.join(waiting)}")
     return 0

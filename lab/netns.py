@@ -67,6 +67,13 @@ def cgroup_root() -> Path:
     return cgroup_mount(Path("/proc/self/mounts").read_text())
 
 
+def check_cgroups() -> None:
+    """Can hosts have control groups of their own here? In a container without privileges they cannot."""
+    root = cgroup_root()
+    if not os.access(root, os.W_OK):
+        raise LabError(f"{root} is read-only here (a container?); hosts need control groups of their own")
+
+
 def remove_cgroup(top: Path) -> bool:
     """Remove a tree of control groups; true when nothing of it is left."""
     for directory, _subdirs, _files in os.walk(top, topdown=False):

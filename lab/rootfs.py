@@ -60,21 +60,24 @@ printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' > "$root/etc/systemd/j
 """
 
 
-def machine_sources() -> tuple[str, list[str]]:
-    """The machine's suite, and its distribution's own package sources as one-line entries."""
-    fields = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+def machine_suite() -> str:
+    """The machine's own release, as bookworm: hosts are made of it."""
     try:
-        listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError as error:
+        raise LabError(f"which system this is cannot be read: {error}") from error
+    return dict(line.split("=", 1) for line in lines if "=" in line).get("VERSION_CODENAME", "").strip('"')
+
+
+def machine_sources(suite: str) -> list[str]:
+    """The package sources of ``suite`` on this machine, as one-line entries."""
+    fields = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+    command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
+    try:
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise LabError(f"the machine's package sources cannot be read: {error}") from error
-    suite = release.get("VERSION_CODENAME", "").strip('"')
-    return suite, source_lines(listing, suite)
+    return source_lines(listing, suite)
 
 
 def source_lines(listing: str, suite: str) -> list[str]:
@@ -101,19 +104,20 @@ def key(suite: str) -> str:
 
 def ensure(say: Callable[[str], None]) -> Artifact:
     """Path of the root file system, made first if it is not there yet."""
-    suite, sources = machine_sources()
+    suite = machine_suite()
     target = cache_root() / "rootfs" / f"{suite}-{key(suite)}"
     with locked(target, say):
         if not (target / ".tokenlabs.json").is_file():
             say(f"root file system: installing {len(PACKAGES)} {suite} packages and what they need (about 1 min)")
-            publish(target, lambda partial: _make(partial, suite, sources))
+            publish(target, lambda partial: _make(partial, suite))
     facts = json.loads((target / ".tokenlabs.json").read_text())
     return Artifact(target, facts)
 
 
-def _make(partial: Path, suite: str, sources: list[str]) -> None:
+def _make(partial: Path, suite: str) -> None:
     if not shutil.which("mmdebstrap"):
         raise LabError("mmdebstrap is not installed; scripts/setup.sh installs what the lab needs")
+    sources = machine_sources(suite)
     partial.parent.mkdir(parents=True, exist_ok=True)
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     command += [f"--aptopt={option}" for option in apt_options()]

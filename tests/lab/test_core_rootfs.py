@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.netns import cgroup_mount
+from lab.netns import cgroup_mount, check_cgroups
 from lab.paths import LabError
 from lab.rootfs import source_lines
 
@@ -44,3 +44,9 @@ def test_cgroups_on_a_machine_of_version_2_and_a_hybrid_one() -> None:
 def test_a_machine_without_cgroup2_is_refused() -> None:
     with pytest.raises(LabError, match="no cgroup2"):
         cgroup_mount("cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n")
+
+
+def test_a_place_without_control_groups_to_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(LabError, match="read-only here"):
+        check_cgroups()
