@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .kubeapi import Api, Mirror, Watch, load_kubeconfig
 from .model import Config
-from .objects import CONFIG_MAP, ENVOY_GATEWAY_CONFIG, KINDS, SECRET, Store
+from .objects import CONFIG_MAP, ENVOY_GATEWAY_CONFIG, KINDS, SECRET, Name, Store
 from .plane import Plane
 from .server import Listeners, Proxy
 from .translate import describe, translate
@@ -36,8 +36,13 @@ class Controller:
         self._changed = asyncio.Event()
         self._changed.set()
         self._said = ""
-        store.on_change.append(lambda _: self._changed.set())
+        store.on_change.append(self._note)
         store.on_secret.append(plane.rings.event)
+
+    def _note(self, kind: str, name: Name) -> None:
+        # Tenants' keys go to the key rings directly: thousands of them need no new configuration.
+        if kind != "Secret" or name in self._plane.config.secrets:
+            self._changed.set()
 
     def watches(self, config: Config) -> set[Watch]:
         found = {Watch(kind) for kind in KINDS}

@@ -153,7 +153,7 @@ class Store:
     """The objects as last seen; it tells its listeners that something changed, and of each Secret that did."""
 
     kinds: dict[str, dict[Name, Object]] = field(default_factory=dict)
-    on_change: list[Callable[[str], None]] = field(default_factory=list)
+    on_change: list[Callable[[str, Name], None]] = field(default_factory=list)
     on_secret: list[SecretListener] = field(default_factory=list)
 
     def put(self, kind: str, obj: Object) -> None:
@@ -179,7 +179,7 @@ class Store:
             for listener in self.on_secret:
                 listener(key, obj)
         for changed in self.on_change:
-            changed(kind)
+            changed(kind, key)
 
     def snapshot(self) -> Snapshot:
         return Snapshot({kind: dict(objects) for kind, objects in self.kinds.items() if kind != "Secret"}
