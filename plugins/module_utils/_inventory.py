@@ -160,7 +160,7 @@ def _names(inventory: Inventory, collector: _Collector) -> None:
             collector.at(host)((name,), "is not a variable of this platform", did_you_mean(name, known - {*INTERNAL}))
     for name, host in inventory.divided.items():
         collector.at(host)(
-            (name,), "is set for one host, but holds for the whole platform", "move it to group_vars/all"
+            (name,), "is not the same for all hosts, but holds for the whole platform", "move it to group_vars/all"
         )
 
 

@@ -72,7 +72,7 @@ class Reader:
                 if name not in first:
                     first[name] = value
                     self._owner[name] = host
-                elif value is not first[name] and value != first[name]:
+                elif value is not first[name] and _differ(value, first[name]):
                     divided.setdefault(name, host)
         for name, owner in self._owner.items():
             shared[name] = self._value(owner, (name,), first[name], shared=True)
@@ -153,6 +153,13 @@ class Reader:
             return "inventory"
         source = self._sources[0]
         return os.path.relpath(source) if os.path.exists(source) else source
+
+
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        return bool(one != other)
+    except AnsibleError:  # secrets that cannot be decrypted cannot be compared
+        return True
 
 
 def _step(key: Any) -> str | int:

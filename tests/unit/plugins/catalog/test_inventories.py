@@ -122,7 +122,7 @@ CASES = [
     Case(
         "a platform-wide variable for one host",
         {"host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "tokenlabs_release: '2026.07'\n"},
-        [("host_vars/spark-01.yml:6: tokenlabs_release is set for one host", "group_vars/all")],
+        [("host_vars/spark-01.yml:6: tokenlabs_release is not the same for all hosts", "group_vars/all")],
     ),
     Case(
         "a truth value in quotes",
@@ -144,6 +144,16 @@ CASES = [
         "a variable that refers to itself",
         {SPARK: model(image='"{{ loop }}"') + 'loop: "{{ pool }}"\npool: "{{ loop }}"\n'},
         [(f"{SPARK}:5: tokenlabs_models[0].image refers to itself", "break the circle")],
+    ),
+    Case(
+        "a platform-wide variable for one group",
+        {"group_vars/sparks.yml": "tokenlabs_prune: true\n"},
+        [("group_vars/sparks.yml:1: tokenlabs_prune is not the same for all hosts", "group_vars/all")],
+    ),
+    Case(
+        "a secret of a vault without its password",
+        {MAIN: "tokenlabs_redis_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n"},
+        [(f"{MAIN}:1: tokenlabs_redis_password cannot be decrypted", "--ask-vault-pass")],
     ),
     Case(
         "a file that does not exist",
