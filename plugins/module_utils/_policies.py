@@ -309,6 +309,9 @@ def _envoy_rule(tier: str, window: str, limit: int) -> Data:
     tokens = {"namespace": "io.envoy.ai_gateway", "key": "llm_total_token"}
     return {
         "clientSelectors": [{"headers": selectors}],
+        # Otherwise each rule of the route, so each model, would have a count of its own
+        # (envoyproxy/gateway v1.7.5 internal/xds/translator/ratelimit.go).
+        "shared": True,
         "limit": {"requests": limit, "unit": envoy_unit(window)},
         "cost": {
             "request": {"from": "Number", "number": 0},
