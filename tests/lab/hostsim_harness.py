@@ -180,11 +180,11 @@ class SimHost:
         return sorted(p.name for p in (self.data / "var/lock").iterdir() if not p.name.startswith("."))
 
     def command(self, module: str, call: str) -> list[str]:
-        code = f"import sys; from snapsim.{module} import main; sys.exit({call})"
-        return [sys.executable, "-c", code]
+        code = f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); from snapsim.{module} import main; sys.exit({call})"
+        return [sys.executable, "-IS", "-c", code]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SNAPSIM_ROOT": str(self.root), "PYTHONPATH": str(PACKAGE), "PYTHONSAFEPATH": "1"}
+        return {**os.environ, "SNAPSIM_ROOT": str(self.root)}
 
     def run(self, program: str, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         call = {"snap": ("snapcli", "main(sys.argv[1:])"), "nvidia-smi": ("nvidia_smi", "main(sys.argv[1:])"),

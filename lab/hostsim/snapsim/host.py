@@ -34,6 +34,9 @@ def write_file(path: Path, text: str, mode: int = 0o644) -> None:
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as out:
         out.write(text)
     new.chmod(mode)
+    if path.exists() and os.geteuid() == 0:
+        old = path.stat()
+        os.chown(new, old.st_uid, old.st_gid)
     new.replace(path)
 
 

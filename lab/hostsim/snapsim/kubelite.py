@@ -219,39 +219,43 @@ class Kubelet:
         except FileNotFoundError:
             return 0.0
 
+    def settled(self) -> bool:
+        """The time that a start takes is over, and so is the report after it."""
+        return time.monotonic() - self.started > self.host.settings.ready_delay + 1
+
+    def cycle(self, due: bool) -> None:
+        """Report what is new, and (when due) show signs of life. A Node that someone deleted stays deleted."""
+        current = self.api.get(self.path)
+        if current is not None:
+            self.report(current)
+            if due:
+                self.renew()
+
     def run(self) -> None:
         registered = False
-        due, stamp = 0.0, -1.0
+        next_beat, seen = 0.0, -1.0
         while True:
+            pause: float = POLL_SECONDS
             try:
                 if not registered:
                     self.register()
                     registered = True
-                fresh = self.runtime_stamp()
-                settling = bool(self.reported) and not self.settled_reported()
-                if time.monotonic() >= due or fresh != stamp or settling:
-                    current = self.api.get(self.path)
-                    if current is not None:
-                        self.report(current)
-                        if time.monotonic() >= due:
-                            self.renew()
-                            due = time.monotonic() + LEASE_SECONDS
-                    else:
-                        due = time.monotonic() + LEASE_SECONDS
-                    stamp = fresh
-                pause = POLL_SECONDS if self.settled_reported() else 0.5
+                stamp, due = self.runtime_stamp(), time.monotonic() >= next_beat
+                if due or stamp != seen or not self.settled():
+                    self.cycle(due)
+                    seen = stamp
+                    if due:
+                        next_beat = time.monotonic() + LEASE_SECONDS
+                if not self.settled():
+                    pause = 0.5
             except (OSError, ValueError, kube.KubeError) as error:
                 print(f"kubelet: {error}", file=sys.stderr, flush=True)
                 pause = 1
             time.sleep(pause)
 
-    def settled_reported(self) -> bool:
-        """True once the last report was made after the time that a start takes."""
-        return self.reported_at - self.started >= self.host.settings.ready_delay
-
 
 def prepare_control_plane(host: Host) -> None:
-    """What MicroK8s applies to a new cluster by itself: its network; and the right of nodes to be nodes."""
+    """What MicroK8s applies to a new cluster by itself: its network."""
     from .addons import manifests
 
     client = kube.admin(host)

@@ -251,10 +251,10 @@ def own_by_group(host: Host) -> None:
         gid = grp.getgrnam("microk8s").gr_gid
     except KeyError:
         return
-    for folder in (host.credentials, host.certs, host.args):
+    for folder in (host.credentials, host.certs, host.args, host.backend, host.lock("")):
         for path in (folder, *folder.rglob("*")):
             os.chown(path, 0, gid)
-    for folder in (host.credentials, host.certs):
+    for folder in (host.credentials, host.certs, host.backend, host.lock("")):
         folder.chmod(0o770)
 
 
