@@ -86,7 +86,8 @@ class Engine:
         self.api = api
         self.reconcilers = list(reconcilers)
         self.store = Store()
-        self.inbox: queue.Queue[Seen] = queue.Queue()
+        # Signal handlers put into it too: of the queues only this one allows that.
+        self.inbox: queue.SimpleQueue[Seen] = queue.SimpleQueue()
         self.stopping = threading.Event()
         self.after: list[Callable[[Store], None]] = []  # effects outside the API: addresses, processes
         self._crds: set[str] = set()

@@ -9,17 +9,18 @@ from lab.world.controllers.kubelet import STARTABLE
 from lab.world.images import jq_played
 from lab.world.store import Json
 
-_LET_GO = f'[.status.conditions[]? | select(.type == "{STARTABLE}") | .status] | first'
+_SANDBOX = f'[.status.conditions[]? | select(.type == "{STARTABLE}") | .status] | first'
 
 
 def kwok_stages(stages: list[Json]) -> list[Json]:
-    """Stages for pods that KWOK may play: it waits for the word of the kubelet, and takes no real program's pod."""
+    """Stages for pods that KWOK may play: it waits for the kubelet's word, and takes no real program's pod."""
     changed = []
     for stage in copy.deepcopy(stages):
         if stage["spec"]["resourceRef"]["kind"] == "Pod":
             rules = stage["spec"]["selector"].setdefault("matchExpressions", [])
             rules.append({"jq": {"key": jq_played(), "operator": "In", "values": ["true"]}})
-            if stage["metadata"]["name"] == "pod-ready":
-                rules.append({"jq": {"key": _LET_GO, "operator": "In", "values": ["True"]}})
+            for name, word in (("pod-ready", "True"), ("pod-delete", "False")):
+                if stage["metadata"]["name"] == name:
+                    rules.append({"jq": {"key": _SANDBOX, "operator": "In", "values": [word]}})
         changed.append(stage)
     return changed

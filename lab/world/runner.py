@@ -454,6 +454,8 @@ class Runner:
         for uid, pod in wanted.items():
             known = self.pods.get(uid)
             if deleting(pod):
+                if not store.node_alive(pod["spec"]["nodeName"]):
+                    continue  # as on a real dead node: nobody can say that it ended
                 if known:
                     known.stop(delete=True)
                 else:

@@ -36,7 +36,12 @@ def controller(store: Store) -> Json | None:
 def config(store: Store, namespace: str) -> Json:
     """The EnvoyGateway document that the controller was given."""
     data = (store.get("ConfigMap", namespace, CONFIGMAP) or {}).get("data") or {}
-    return yaml.safe_load(data.get("envoy-gateway.yaml") or "{}") or {}
+    return _parse(data.get("envoy-gateway.yaml") or "{}")
+
+
+@functools.lru_cache(maxsize=8)
+def _parse(text: str) -> Json:
+    return yaml.safe_load(text) or {}
 
 
 def current_config(store: Store) -> Json:

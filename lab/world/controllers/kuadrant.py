@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from lab.gateway import expressions
 from lab.world import faults, gateways
 from lab.world.actions import Action, Apply, Delete, SetStatus, cond, owner
 from lab.world.engine import Reconciler
@@ -397,6 +399,8 @@ def _not_enforced(obj: Json, store: Store) -> tuple[tuple[str, str] | None, bool
     if not held:
         others = {"/".join(key_of(first)) for route, gateway in reach if (first := winner(kind, route, gateway, store))}
         return ("Overridden", f"{kind} is overridden by [{' '.join(sorted(others))}]"), False
+    if problem := _bad_expression(obj):
+        return ("Unknown", f"{kind} has encountered some issues: {problem}"), False
     waiting = _waiting_for(kind, {key_of(gateway): gateway for _, gateway in held}, home, store)
     if faults.hit(store, "policy_never_enforced", obj["metadata"]["name"]):
         waiting.append("WasmPlugin")
@@ -404,6 +408,28 @@ def _not_enforced(obj: Json, store: Store) -> tuple[tuple[str, str] | None, bool
         text = f"{kind} waiting for the following components to sync: [{' '.join(waiting)}]"
         return ("Unknown", text), False
     return None, len(held) < len(reach)
+
+
+def _bad_expression(obj: Json) -> str:
+    """The first CEL predicate that does not parse: upstream drops its rule, and says so only here."""
+    for text in _expressions(obj["spec"]):
+        try:
+            expressions.parse(text)
+        except expressions.ExpressionError as error:
+            return f"CEL validation failed: {str(error).splitlines()[0]}"
+    return ""
+
+
+def _expressions(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name in ("predicate", "expression") and isinstance(value, str):
+                yield value
+            else:
+                yield from _expressions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _expressions(value)
 
 
 def _waiting_for(kind: str, places: dict[tuple[str, str], Json], home: Json, store: Store) -> list[str]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a kubelet checks before a container may start, and what a controller's readiness probe would say.
 
-KWOK plays the pods; it takes a pod once this module has set PodReadyToStartContainers. A pod that lacks a Secret, a
-ConfigMap or a runtime handler waits, and says so, as it would on a real node.
+KWOK plays the pods: it takes one once PodReadyToStartContainers is True, and ends one once it is False, as kubelets set
+it. A pod that lacks a Secret, a ConfigMap or a runtime handler waits and says so, as it would on a real node; on a
+dead node nothing starts and nothing ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from lab.world import faults, images
 from lab.world.actions import Action, Event, Patch, cond, stamped
 from lab.world.controllers import envoy_gateway
 from lab.world.engine import Reconciler
-from lab.world.store import Json, Store, deleting, is_true, notes
+from lab.world.store import Json, Store, condition, deleting, is_true, notes
 
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
 STARTABLE = "PodReadyToStartContainers"
@@ -129,9 +130,13 @@ def unready(pod: Json, store: Store) -> str:
 # --- the pod's life
 def pod(obj: Json, store: Store) -> Iterator[Action]:
     node = obj["spec"].get("nodeName")
-    if not node or deleting(obj) or not store.node_alive(node):
+    if not node or not store.node_alive(node):
         return
     phase, real = (obj.get("status") or {}).get("phase"), images.runner(obj)
+    if deleting(obj):
+        if not real and condition(obj, STARTABLE).get("status") != "False":
+            yield _conditions(obj, store, cond(STARTABLE, False))
+        return
     if phase == "Pending" and not is_true(obj, STARTABLE):
         reason, problem = blocked(obj, store)
         if reason:
