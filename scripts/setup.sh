@@ -8,7 +8,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 cache=$(readlink -m "${TOKENLABS_CACHE:-$HOME/.cache/tokenlabs}")
 need_build_mib=6144 # linking kube-apiserver takes half of it
 need_run_mib=2560
-need_disk_mib=12288 # Go's modules and build cache, programs, root file system
+need_disk_mib=14336 # Go's build cache 6 GiB, its modules 4, virtual environment, programs, root file system
 goal_python="3.11"
 
 # Program and the package that brings it.
@@ -94,8 +94,8 @@ go_done() {
 
 lab_runs() { grep -qsa 'lab\.supervisor' /proc/[0-9]*/cmdline; }
 
-free_disk_mib() {
-  local place=$cache
+free_disk_mib() { # PLACE, which need not exist yet
+  local place=$1
   while [ ! -d "$place" ]; do place=$(dirname "$place"); done
   df -Pm "$place" | awk 'NR == 2 {print $4}'
 }
@@ -123,9 +123,11 @@ venv=$(venv_path)
 need_mib=$need_run_mib
 if ! tools_done; then
   need_mib=$need_build_mib
-  disk=$(free_disk_mib)
-  [ "$disk" -ge "$need_disk_mib" ] ||
-    die "the first build needs $((need_disk_mib / 1024)) GiB of free disk at $cache; there are $((disk / 1024)) GiB (set TOKENLABS_CACHE to another place)."
+  for place in "$cache" "${GOCACHE:-${XDG_CACHE_HOME:-$HOME/.cache}}"; do
+    disk=$(free_disk_mib "$place")
+    [ "$disk" -ge "$need_disk_mib" ] ||
+      die "the first build needs $((need_disk_mib / 1024)) GiB of free disk at $place; there are $((disk / 1024)) GiB (TOKENLABS_CACHE and GOCACHE name other places)."
+  done
 fi
 memory=$(available_mib)
 [ "$memory" -ge "$need_mib" ] || lab_runs ||

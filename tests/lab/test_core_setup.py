@@ -109,8 +109,8 @@ def test_too_little_disk_for_the_cache(place: Path) -> None:
     refused(
         place,
         done,
-        f"the first build needs 12 GiB of free disk at {place}/small/cache; there are 0 GiB "
-        "(set TOKENLABS_CACHE to another place).",
+        f"the first build needs 14 GiB of free disk at {place}/small/cache; there are 0 GiB "
+        "(TOKENLABS_CACHE and GOCACHE name other places).",
     )
 
 
