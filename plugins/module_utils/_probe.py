@@ -272,6 +272,7 @@ class Client:
                 own.endheaders(case.body)
                 response = own.getresponse()
                 body = _read(response, started + case.timeout)
+                response.close()  # all was read; without this the connection would not take another request
                 if case.method != "HEAD" and len(body) < int(response.getheader("content-length") or 0):
                     raise http.client.IncompleteRead(b"")
                 return Answer(response.status, _lowered(response), body, "", time.monotonic() - started)

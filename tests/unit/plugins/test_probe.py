@@ -270,10 +270,11 @@ def test_a_limit_that_strikes_too_early(gateway: Gateway) -> None:
 
 
 def test_connections_are_kept_only_when_asked(gateway: Gateway) -> None:
-    one(gateway, path="/models", repeat=3, reuse=True, expect={"status": (200,)})
-    one(gateway, path="/limited", repeat=3, expect={"status": (200,)})
+    for path, reuse in (("/models", True), ("/stream", True), ("/limited", False)):
+        verdict = one(gateway, path=path, repeat=3, reuse=reuse, expect={"status": (200,)})
+        assert (verdict.reasons, len(verdict.answers)) == ([], 3)
     peers = Counter(seen["path"] for seen in {str(seen["peer"]): seen for seen in gateway.seen}.values())
-    assert peers == {"/models": 1, "/limited": 3}
+    assert peers == {"/models": 1, "/stream": 1, "/limited": 3}
 
 
 def test_patience(gateway: Gateway) -> None:
