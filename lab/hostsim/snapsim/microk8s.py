@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from . import journal, snapstate
-from .console import Exit
+from .console import Exit, need_permission
 from .host import Host
 
 Command = Callable[[Host, Sequence[str]], None]
@@ -45,6 +46,16 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+# What changes the host: the real wrappers run these steps by sudo when a member of the group calls them.
+AS_ROOT = ("enable", "disable", "start", "stop", "join", "leave", "remove-node", "refresh-certs", "add-node")
+
+
+def become_root(host: Host, argv: Sequence[str]) -> None:
+    if os.geteuid() and argv[:1] and argv[0] in AS_ROOT and host.settings.services == "systemd":
+        need_permission(host)
+        os.execvp("sudo", ["sudo", "/snap/bin/microk8s", *argv])
+
+
 def dispatch(host: Host, argv: Sequence[str]) -> int:
     name = argv[0] if argv else "help"
     if name in ("help", "--help", "-h"):
@@ -57,6 +68,7 @@ def dispatch(host: Host, argv: Sequence[str]) -> int:
         print("\n".join(f"\t{command}" for command in sorted(COMMANDS)))
         return 1
     try:
+        become_root(host, argv)
         command(host, argv[1:])
     except Exit as end:
         return end.code

@@ -251,10 +251,10 @@ def own_by_group(host: Host) -> None:
         gid = grp.getgrnam("microk8s").gr_gid
     except KeyError:
         return
-    for folder in (host.credentials, host.certs, host.args, host.backend, host.lock("")):
+    for folder in (host.credentials, host.certs, host.args, host.backend):
         for path in (folder, *folder.rglob("*")):
             os.chown(path, 0, gid)
-    for folder in (host.credentials, host.certs, host.backend, host.lock("")):
+    for folder in (host.credentials, host.certs, host.backend):
         folder.chmod(0o770)
 
 
