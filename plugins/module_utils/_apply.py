@@ -16,20 +16,38 @@ and is compared directly.)
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import hmac
 import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.urls import open_url
+from ansible_collections.tokenlabs.platform.plugins.module_utils._definitions import (
+    DEFINITIONS,
+    DIGEST,
+    GATES,
+    NAMESPACES,
+    OBJECTS,
+    digest,
+    group_kind,
+    is_secret,
+    phase,
+    prepare,
+    signed,
+    with_generated,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._fields import (
+    ABSENT,
+    Difference,
+    differences,
+    not_ours,
+    not_sent,
+    owned_fields,
+    sent_fields,
+)
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
     MANAGER,
     Kube,
@@ -46,419 +64,9 @@ try:
 except ImportError:
     yaml = None  # type: ignore[assignment]
 
-DIGEST = "tokenlabs.io/applied"
-SERVERS_METADATA = frozenset(
-    {
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-        "selfLink",
-        "uid",
-    }
-)
-# The parts of metadata whose owners the server writes down.
-OWNED_METADATA = ("annotations", "finalizers", "labels", "ownerReferences")
-NAMESPACES, DEFINITIONS, OBJECTS, GATES = range(4)
-# What can keep other objects from being written comes after them.
-GATE_KINDS = frozenset({"APIService", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"})
+__all__ = ["Applier", "Change", "Mask", "Report", "describe", "plan", "prepare"]
+
 WEBHOOK_PATIENCE = 30.0
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "(absent)"})()
-
-
-class DefinitionError(Exception):
-    """Definitions that cannot be sent to any server; all that is wrong with them."""
-
-    def __init__(self, problems: Sequence[str]):
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-
-# --- Definitions ---------------------------------------------------------------------------------------------------
-
-
-def load(text: str | bytes) -> list[dict[str, Any]]:
-    """The documents of a manifest. Dates stay text and `=` is a string, as Kubernetes reads them."""
-    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    unwanted = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
-    resolvers = {
-        first: [(tag, pattern) for tag, pattern in known if tag not in unwanted]
-        for first, known in base.yaml_implicit_resolvers.items()
-    }
-    loader = type("Loader", (base,), {"yaml_implicit_resolvers": resolvers})
-    try:
-        return [document for document in yaml.load_all(text, Loader=loader) if document]
-    except yaml.YAMLError as error:
-        raise DefinitionError([f"not YAML: {' '.join(str(error).split())}"]) from error
-
-
-def read(source: str, checksum: str | None = None) -> list[dict[str, Any]]:
-    """The documents of a file, of all manifests in a directory, or of a URL."""
-    if source.startswith(("http://", "https://")):
-        contents = {source: _download(source)}
-    else:
-        path = Path(source)
-        files = sorted(path.glob("*.y*ml")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
-        try:
-            contents = {str(file): file.read_bytes() for file in files}
-        except OSError as error:
-            raise DefinitionError([f"{source}: {error.strerror}"]) from error
-    documents: list[dict[str, Any]] = []
-    for name, content in contents.items():
-        found = "sha256:" + hashlib.sha256(content).hexdigest()
-        if checksum and found != checksum:
-            raise DefinitionError([f"{name}: its checksum is {found}, not {checksum}"])
-        try:
-            documents += load(content)
-        except DefinitionError as error:
-            raise DefinitionError([f"{name}: {problem}" for problem in error.problems]) from error
-    if not documents:
-        raise DefinitionError([f"{source}: no documents in it"])
-    return documents
-
-
-def _download(url: str, attempts: int = 3) -> bytes:
-    for left in reversed(range(attempts)):
-        try:
-            return open_url(url, timeout=60, http_agent="tokenlabs-platform").read()
-        except (OSError, ValueError) as error:
-            if not left:
-                raise DefinitionError([f"{url}: {error}"]) from error
-            time.sleep(1)
-    raise AssertionError("unreachable")
-
-
-def prepare(definitions: Iterable[Any]) -> list[dict[str, Any]]:
-    """Definitions as they will be sent: lists unpacked, the server's own fields and nulls left out, text made data."""
-    problems: list[str] = []
-    prepared: list[dict[str, Any]] = []
-    seen: set[tuple[str, str, str, str]] = set()
-    for position, definition in enumerate(_unpack(definitions)):
-        trouble = _trouble(definition)
-        if trouble:
-            problems.append(f"definition {position + 1}: {trouble}")
-            continue
-        body = _without_nulls(definition)
-        body.pop("status", None)
-        body["metadata"] = {key: value for key, value in body["metadata"].items() if key not in SERVERS_METADATA}
-        name = title(body["kind"], body["metadata"].get("namespace"), body["metadata"]["name"])
-        if body["kind"] == "Secret" and body["apiVersion"] == "v1":
-            try:
-                body = _with_data(body)
-            except ValueError as error:
-                problems.append(f"{name}: {error}")
-                continue
-        identity = (*group_kind(body), body["metadata"].get("namespace", ""), body["metadata"]["name"])
-        if identity in seen:
-            problems.append(f"{name}: defined twice")
-        seen.add(identity)
-        prepared.append(body)
-    if problems:
-        raise DefinitionError(problems)
-    return prepared
-
-
-def _unpack(definitions: Iterable[Any]) -> Iterator[Any]:
-    for definition in definitions:
-        if definition is None:
-            continue
-        if isinstance(definition, dict) and str(definition.get("kind", "")).endswith("List") and "items" in definition:
-            yield from _unpack(definition["items"] or [])
-        else:
-            yield definition
-
-
-def _trouble(definition: Any) -> str:
-    if not isinstance(definition, dict):
-        return f"must be a mapping, not {type(definition).__name__}"
-    for key in ("apiVersion", "kind"):
-        if not isinstance(definition.get(key), str) or not definition[key]:
-            return f"{key} is missing"
-    metadata = definition.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
-        return f"metadata.name of this {definition['kind']} is missing"
-    if not isinstance(metadata.get("namespace") or "", str):
-        return f"metadata.namespace of {definition['kind']} {metadata['name']} must be a string"
-    return ""
-
-
-def _without_nulls(value: Any) -> Any:
-    """Null means: do not send this field. (Sent, it would be dropped or refused, depending on the kind.)"""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [_without_nulls(item) for item in value]
-    return value
-
-
-def _with_data(secret: dict[str, Any]) -> dict[str, Any]:
-    """A Secret with data only: stringData cannot be applied, it leaves behind what is no longer sent."""
-    data: dict[str, str] = {}
-    for key, value in (secret.get("data") or {}).items():
-        # Values are checked here because the server's own refusal would quote them.
-        try:
-            data[key] = base64.b64encode(base64.b64decode("".join(value.split()), validate=True)).decode()
-        except (AttributeError, TypeError, binascii.Error):
-            raise ValueError(f"data.{key} must be a base64 string") from None
-    for key, value in (secret.get("stringData") or {}).items():
-        if not isinstance(value, str):
-            raise ValueError(f"stringData.{key} must be a string")
-        data[key] = base64.b64encode(value.encode()).decode()
-    rest = {key: value for key, value in secret.items() if key not in ("data", "stringData")}
-    return {**rest, "data": data} if data else rest
-
-
-def group_kind(body: Mapping[str, Any]) -> tuple[str, str]:
-    version = body["apiVersion"]
-    return (version.rpartition("/")[0], body["kind"])
-
-
-def phase(body: Mapping[str, Any]) -> int:
-    """Namespaces first, then CRDs, then all else, and last what could refuse the others."""
-    if body["kind"] == "Namespace":
-        return NAMESPACES
-    if body["kind"] == "CustomResourceDefinition":
-        return DEFINITIONS
-    return GATES if body["kind"] in GATE_KINDS else OBJECTS
-
-
-def is_secret(body: Mapping[str, Any]) -> bool:
-    return body["kind"] == "Secret" and body["apiVersion"] == "v1"
-
-
-def digest(body: Mapping[str, Any]) -> str:
-    """A name for exactly this content; nothing about a Secret's values is in it."""
-    content = {key: value for key, value in body.items() if not (key == "data" and is_secret(body))}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def signed(body: dict[str, Any]) -> dict[str, Any]:
-    """The body as it is applied, with the digest of itself."""
-    metadata = body["metadata"]
-    annotations = {**(metadata.get("annotations") or {}), DIGEST: digest(body)}
-    return {**body, "metadata": {**metadata, "annotations": annotations}}
-
-
-def generate(length: int) -> str:
-    """Random characters that are safe in URLs, and on command lines (no leading dash)."""
-    while True:
-        text = secrets.token_urlsafe(length)[:length]
-        if text[0].isalnum() and text[-1].isalnum():
-            return text
-
-
-def with_generated(body: dict[str, Any], wanted: Mapping[str, int]) -> dict[str, Any]:
-    """A Secret with new random values under the wanted keys."""
-    data = {key: base64.b64encode(generate(length).encode()).decode() for key, length in wanted.items()}
-    return {**body, "data": {**(body.get("data") or {}), **data}}
-
-
-# --- Ownership -----------------------------------------------------------------------------------------------------
-
-
-def owned_fields(live: Mapping[str, Any], manager: str) -> dict[str, Any] | None:
-    """The fields that this manager has applied and nobody has changed since, as the server writes them down."""
-    for entry in (live.get("metadata") or {}).get("managedFields") or []:
-        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            return entry.get("fieldsV1") or {}
-    return None
-
-
-def _sent(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a body that can have owners."""
-    metadata = {key: body["metadata"][key] for key in OWNED_METADATA if key in body["metadata"]}
-    rest = {key: value for key, value in body.items() if key not in ("apiVersion", "kind", "metadata", "status")}
-    return {**rest, "metadata": metadata} if metadata else rest
-
-
-def _item_keys(key: str) -> dict[str, Any]:
-    return json.loads(key[2:])
-
-
-def pair(items: Sequence[Any], owned: Mapping[str, Any]) -> tuple[list[str | None], list[str]]:
-    """For each item of a list the server's name of it (or None), and the names that no item answers to.
-
-    The names of map-like lists hold the merge keys, some of which the server may have filled in: the item that gives
-    the most of them goes first.
-    """
-    left = [name for name in owned if name != "."]
-    found: list[str | None] = [None] * len(items)
-    by_keys: list[tuple[int, int]] = []
-    for index, item in enumerate(items):
-        if isinstance(item, Mapping):
-            known = max((sum(key in item for key in _item_keys(name)) for name in left if name[:2] == "k:"), default=0)
-            by_keys.append((-known, index))
-            continue
-        for name in left:
-            if name[:2] == "v:" and json.loads(name[2:]) == item or name == f"i:{index}":
-                found[index] = name
-                left.remove(name)
-                break
-    for _known, index in sorted(by_keys):
-        item = items[index]
-        for name in left:
-            if name[:2] == "k:" and all(item.get(key, value) == value for key, value in _item_keys(name).items()):
-                found[index] = name
-                left.remove(name)
-                break
-    return found, left
-
-
-def not_ours(sent: Any, owned: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Paths that we send and do not own: new, or changed by somebody else."""
-    if not owned:
-        return  # a leaf: a plain value, an empty one, or a whole that has one owner
-    if isinstance(sent, Mapping):
-        for key, value in sent.items():
-            child = owned.get(f"f:{key}")
-            if child is None:
-                yield _join(path, key)
-            else:
-                yield from not_ours(value, child, _join(path, key))
-    elif isinstance(sent, list):
-        names, _left = pair(sent, owned)
-        for index, (item, name) in enumerate(zip(sent, names, strict=True)):
-            if name is None:
-                yield f"{path}[{index}]"
-            else:
-                yield from not_ours(item, owned[name], f"{path}[{_label(name)}]")
-
-
-def not_sent(owned: Mapping[str, Any], sent: Any, path: str = "") -> Iterator[str]:
-    """Paths that we own and no longer send: applying takes them away."""
-    if isinstance(sent, list):
-        names, left = pair(sent, owned)
-        yield from (f"{path}[{_label(name)}]" for name in left)
-        for item, name in zip(sent, names, strict=True):
-            if name is not None:
-                yield from not_sent(owned[name], item, f"{path}[{_label(name)}]")
-        return
-    for name, child in owned.items():
-        if name == "." or name == "f:status" and not path:
-            continue
-        key = name[2:]
-        if not isinstance(sent, Mapping) or key not in sent:
-            yield _join(path, key)
-        else:
-            yield from not_sent(child, sent[key], _join(path, key))
-
-
-def _join(path: str, key: str) -> str:
-    shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
-    return f"{path}.{shown}" if path else shown
-
-
-def _label(name: str) -> str:
-    if name[:2] == "k:":
-        return ",".join(f"{key}={value}" for key, value in _item_keys(name).items())
-    return name[2:]
-
-
-# --- Values (to show what differs) ---------------------------------------------------------------------------------
-
-_SUFFIXES: dict[str, Decimal | int] = {
-    "": 1,
-    "m": Decimal("0.001"),
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "P": 10**15,
-    "E": 10**18,
-}
-_SUFFIXES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
-_QUANTITY = re.compile(r"([+-]?[0-9.]+)(m|k|Ki|[MGTPE]i?|[eE][+-]?[0-9]+)?")
-
-
-def quantity(value: Any) -> Decimal | None:
-    """The amount that a Kubernetes quantity stands for, or None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    match = _QUANTITY.fullmatch(str(value))
-    if not match:
-        return None
-    number, suffix = match.group(1), match.group(2) or ""
-    try:
-        return Decimal(number + suffix) if suffix[:1] in "eE" and suffix[1:] else Decimal(number) * _SUFFIXES[suffix]
-    except InvalidOperation:
-        return None
-
-
-def same(wanted: Any, live: Any) -> bool:
-    """Whether two plain values mean the same to the server."""
-    if isinstance(wanted, bool) or isinstance(live, bool):
-        return wanted is live
-    if wanted == live:
-        return True
-    amount = quantity(wanted)
-    return amount is not None and amount == quantity(live)
-
-
-def void(value: Any) -> bool:
-    """Whether the server may leave this value out: it holds nothing."""
-    if isinstance(value, Mapping):
-        return all(map(void, value.values()))
-    if isinstance(value, list):
-        return all(map(void, value))
-    return not value
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A field that would change; ABSENT stands for no field."""
-
-    path: str
-    before: Any
-    after: Any
-
-
-def differences(wanted: Any, live: Any, owned: Mapping[str, Any] | None = None, path: str = "") -> Iterator[Difference]:
-    """Where the live object lacks something of the wanted one; what only the live one has is not looked at."""
-    owned = owned or {}
-    if live is ABSENT or live is None:
-        if not void(wanted):
-            yield Difference(path, ABSENT, wanted)
-    elif isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        for key, value in wanted.items():
-            yield from differences(value, live.get(key, ABSENT), owned.get(f"f:{key}"), _join(path, key))
-    elif isinstance(wanted, list) and isinstance(live, list):
-        yield from _list_differences(wanted, live, owned, path)
-    elif not same(wanted, live):
-        yield Difference(path, live, wanted)
-
-
-def _list_differences(wanted: list[Any], live: list[Any], owned: Mapping[str, Any], path: str) -> Iterator[Difference]:
-    key = _merge_key(wanted, live)
-    if owned and any(name[:2] == "v:" for name in owned):
-        for item in wanted:
-            if item not in live:
-                yield Difference(f"{path}[{item}]", ABSENT, item)
-    elif key:
-        by_key = {item[key]: item for item in live}
-        for item in wanted:
-            yield from differences(item, by_key.get(item[key], ABSENT), None, f"{path}[{key}={item[key]}]")
-    elif len(wanted) == len(live):
-        for index, (item, found) in enumerate(zip(wanted, live, strict=True)):
-            yield from differences(item, found, None, f"{path}[{index}]")
-    else:
-        yield Difference(path, live, wanted)
-
-
-def _merge_key(*lists: list[Any]) -> str | None:
-    """The key by which all items of these lists can be told apart."""
-    for key in ("name", "uid", "mountPath", "containerPort", "port", "type", "key", "ip"):
-        if all(
-            all(isinstance(item, Mapping) and isinstance(item.get(key), (str, int)) for item in items)
-            and len({item[key] for item in items}) == len(items)
-            for items in lists
-        ):
-            return key
-    return None
-
-
-# --- The plan ------------------------------------------------------------------------------------------------------
 
 CREATE, UPDATE, DELETE, NOTHING = "created", "updated", "deleted", "unchanged"
 VERBS = (CREATE, UPDATE, DELETE, NOTHING)
@@ -481,7 +89,7 @@ def plan(body: dict[str, Any], live: Mapping[str, Any] | None, manager: str = MA
     secret = is_secret(body)
     if live is None or (live.get("metadata") or {}).get("deletionTimestamp"):
         return Change(name, CREATE, secret, (Difference("", ABSENT, body),), "not there")
-    wanted = _sent(signed(body))
+    wanted = sent_fields(signed(body))
     owned = owned_fields(live, manager)
     if owned is None:
         reason = f"not managed by {manager} yet"
@@ -578,7 +186,8 @@ class Item:
 
     @property
     def path(self) -> str:
-        assert self.resource is not None
+        if self.resource is None:
+            raise UnknownKind(self.body["apiVersion"], self.body["kind"])
         metadata = self.body["metadata"]
         return self.resource.path(metadata.get("namespace"), metadata["name"])
 
@@ -733,13 +342,11 @@ class Applier:
             item.live = written
 
     def _write(self, item: Item, dry_run: bool = False) -> dict[str, Any] | None:
-        assert item.resource is not None
         if not self._if_absent:
             return self._kube.apply(item.path, signed(item.body), self._manager, self._force, dry_run)
         body = with_generated(item.body, self._generated) if self._generated else item.body
         try:
-            collection = item.resource.path(body["metadata"].get("namespace"))
-            return self._kube.create(collection, body, self._manager, dry_run)
+            return self._kube.create(item.path.rpartition("/")[0], body, self._manager, dry_run)
         except KubeError as error:
             if error.reason == "AlreadyExists":
                 return None
@@ -813,11 +420,11 @@ class Applier:
         self._await_gone(item)
 
     def _await_gone(self, item: Item) -> None:
-        assert item.live is not None
+        uid = (item.live or {}).get("metadata", {}).get("uid")
         deadline = time.monotonic() + self._timeout
         while True:
             live = self._kube.get(item.path)
-            if live is None or live["metadata"]["uid"] != item.live["metadata"]["uid"]:
+            if live is None or live["metadata"]["uid"] != uid:
                 return
             if time.monotonic() > deadline:
                 held = ", ".join(live["metadata"].get("finalizers") or _finalizers(live)) or "nothing it names"

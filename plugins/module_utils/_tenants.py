@@ -183,8 +183,12 @@ def desired(entries: Iterable[Mapping[str, Any]], tiers: Collection[str]) -> lis
 # --- The plan ------------------------------------------------------------------------------------------------------
 
 
+class Step:
+    """A part of a change that is one request, or one file."""
+
+
 @dataclass(frozen=True)
-class Create:
+class Create(Step):
     """Make a Secret; without a key, make one first and write it to the tenant's file."""
 
     name: str | None
@@ -193,24 +197,22 @@ class Create:
 
 
 @dataclass(frozen=True)
-class Write:
+class Write(Step):
     """Bring a Secret's labels and annotations in order, key and tier as they are."""
 
     credential: Credential
+    key: str = field(repr=False)
     touch: bool = False
 
 
 @dataclass(frozen=True)
-class Delete:
+class Delete(Step):
     credential: Credential
 
 
 @dataclass(frozen=True)
-class RemoveFile:
+class RemoveFile(Step):
     pass
-
-
-Step = Create | Write | Delete | RemoveFile
 
 
 @dataclass(frozen=True)
@@ -383,7 +385,7 @@ def _plan_keys(
             kept = max(right, key=lambda each: (int(each.version) if each.version.isdigit() else 0, each.name))
             others = [each for each in credentials if each is not kept]
             if others or not _in_order(kept, tenant, key):
-                steps.append(Write(kept, touch=bool(others)))
+                steps.append(Write(kept, key, touch=bool(others)))
         else:
             others = list(credentials)
             created = min((each.annotations[CREATED] for each in others if CREATED in each.annotations), default=None)
@@ -530,15 +532,14 @@ class Keeper:
             self._create(tenant, step)
         elif isinstance(step, Write):
             old = step.credential
-            assert old.key is not None
             touched = self._time() if step.touch else None
             created = old.annotations.get(CREATED) or self._time()
-            body = secret(old.name, tenant, old.key, created, old.version, touched)
+            body = secret(old.name, tenant, step.key, created, old.version, touched)
             self._kube.apply(f"{self._collection}/{old.name}", body, MANAGER)
         elif isinstance(step, Delete):
-            old = step.credential
-            self._kube.delete(f"{self._collection}/{old.name}", old.uid, old.version)
-        else:
+            gone = step.credential
+            self._kube.delete(f"{self._collection}/{gone.name}", gone.uid, gone.version)
+        elif isinstance(step, RemoveFile):
             self._files.remove(tenant.name)
 
     def _create(self, tenant: Tenant, step: Create) -> None:

@@ -195,10 +195,12 @@ from typing import Any
 from ansible_collections.tokenlabs.platform.plugins.module_utils._apply import (
     UPDATE,
     Applier,
-    DefinitionError,
     Mask,
     Report,
     describe,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._definitions import (
+    DefinitionError,
     is_secret,
     prepare,
     read,

@@ -9,30 +9,34 @@ from typing import Any
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils._apply import (
-    ABSENT,
     CREATE,
-    DIGEST,
     NOTHING,
     UPDATE,
     Change,
-    DefinitionError,
-    Difference,
     Mask,
     describe,
-    differences,
+    plan,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._definitions import (
+    DIGEST,
+    DefinitionError,
     digest,
     generate,
     load,
+    phase,
+    prepare,
+    signed,
+    with_generated,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._fields import (
+    ABSENT,
+    Difference,
+    differences,
     not_ours,
     not_sent,
     pair,
-    phase,
-    plan,
-    prepare,
     quantity,
     same,
-    signed,
-    with_generated,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
