@@ -40,4 +40,4 @@ def kubectl(*arguments: str) -> str:
 @pytest.fixture(scope="session", autouse=True)
 def inside_a_lab() -> None:
     if "TOKENLABS_LAB" not in os.environ:
-        pytest.exit("the scenarios run inside a lab: scripts/scenarios.sh, or lab/ctl exec -- pytest tests/scenarios", 2)
+        pytest.exit("these run inside a lab: scripts/scenarios.sh, or lab/ctl exec -- pytest tests/scenarios", 2)

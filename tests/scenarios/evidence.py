@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a lab's records say about who changed what: the hosts' journals and the API server's audit log.
 
-    python -m tests.scenarios.evidence FILE     fails if anything was changed since FILE was written
+``python -m tests.scenarios.evidence FILE`` fails if anything was changed since FILE was written.
 """
 
 from __future__ import annotations
