@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,14 +62,28 @@ def own_network() -> Iterator[None]:
         os.close(home)
 
 
-@dataclass
 class Lab:
     """What a test works with."""
 
-    api: Api
-    state: Path
-    tools: Path
-    kubeconfig: Path
+    def __init__(self, api: Api, tools: Path, files: LabFiles) -> None:
+        self.api, self.tools, self.files, self.state = api, tools, files, files.state
+        self.kubeconfig = files.pki / "admin.kubeconfig"
+        self.kubelets = Kubelets(self)
+        self.parts: dict[str, controlplane.Component] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, part: controlplane.Component) -> None:
+        if part.probe.startswith("@"):
+            (self.state / part.probe[1:]).unlink(missing_ok=True)
+        self.parts[part.name] = part
+        self.processes[part.name] = _start(self.files, part)
+        _await(self.files, part, self.processes[part.name])
+
+    def restart(self, name: str) -> None:
+        """Kills a component and starts it again, as the supervisor would."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+        self.start(self.parts[name])
 
     def helm(self, *arguments: str, timeout: float = 120) -> str:
         env = {**os.environ, "HOME": str(self.state), "KUBECONFIG": str(self.kubeconfig)}
@@ -122,6 +135,22 @@ class Lab:
 
         return self.wait(f"{path} {kind}={status}", look, seconds)
 
+    def webhook_ca(self) -> str:
+        """The CA in the AI gateway's webhook: what its controller writes when it is up."""
+        hooks = self.api.list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations")[0]
+        found = next(item for item in hooks if item["metadata"]["name"].startswith("envoy-ai-gateway"))
+        return found["webhooks"][0]["clientConfig"].get("caBundle", "")
+
+    def settled(self, number: Callable[[], int], seconds: float = 60) -> int:
+        """The value of a counter once it stands still for a few seconds."""
+        last, since, deadline = number(), time.monotonic(), time.monotonic() + seconds
+        while time.monotonic() - since < 3:
+            assert time.monotonic() < deadline, f"it does not stand still\n{self.logs()}"
+            time.sleep(0.2)
+            if (now := number()) != last:
+                last, since = now, time.monotonic()
+        return last
+
     def logs(self) -> str:
         return (self.state / "logs" / "world.log").read_text()[-3000:]
 
@@ -144,6 +173,12 @@ def _conditions(node: Any) -> Iterator[dict[str, Any]]:
             yield from _conditions(value)
 
 
+def upstream_dir() -> Path | None:
+    """Real CRDs and charts, where the tester has them."""
+    chosen = Path(os.environ.get("LAB_UPSTREAM") or REPO.parent / "shared" / "upstream")
+    return chosen.resolve() if chosen.is_dir() else None
+
+
 def stages_dir(tools: Path) -> Path:
     """KWOK's own stages, beside the programs that the lab built."""
     return Path(os.environ.get("LAB_KWOK_STAGES") or tools.parent / "stages")
@@ -160,16 +195,17 @@ def running(state: Path, without: Iterable[str] = ("mirror", "gateway"), upstrea
     lab.save()
     pki.write(lab.pki, API_URL, [OUTSIDE])
     controlplane.write_configs(lab)
-    processes: list[subprocess.Popen[bytes]] = []
+    found = Lab(Api(lab.pki / "admin.kubeconfig"), tools, lab)
     with own_network():
         try:
             for part in controlplane.components(lab):
                 if part.name not in without:
-                    processes.append(_start(lab, part))
-                    _await(lab, part, processes[-1])
-            yield Lab(Api(lab.pki / "admin.kubeconfig"), state, tools, lab.pki / "admin.kubeconfig")
+                    found.start(part)
+            found.kubelets.start()
+            yield found
         finally:
-            for process in reversed(processes):
+            found.kubelets.ended.set()
+            for process in reversed(found.processes.values()):
                 process.terminate()
                 try:
                     process.wait(10)
