@@ -25,8 +25,14 @@ artifact() {  # the tarball that would be published, installed into an empty pat
   installed="$work/c/ansible_collections/tokenlabs/platform"
 }
 
+dependencies() {  # ansible-test looks for the collections that ours builds on beside it only
+  local site
+  site=$(python -c 'import ansible_collections; print(list(ansible_collections.__path__)[0])') &&
+  mkdir -p "$work/c/ansible_collections/kubernetes" && cp -r "$site/kubernetes/core" "$work/c/ansible_collections/kubernetes/"
+}
+
 sanity() {
-  artifact || return 1
+  artifact && dependencies || return 1
   # ansible-test fetches get-pip for its environments; Python's own ensurepip does the same without a download.
   local cache=~/.ansible/test/cache
   mkdir -p "$cache"

@@ -229,7 +229,7 @@ def _json(text: str, command: str) -> list[dict[str, Any]]:
 
 def affected_names(err: str) -> set[str]:
     """The names under "Affected releases are:" that helmfile diff writes to its error output."""
-    _, found, listing = _ANSI.sub("", err).partition("Affected releases are:\n")
+    _before, found, listing = _ANSI.sub("", err).partition("Affected releases are:\n")
     return set(_AFFECTED.findall(listing)) if found else set()
 
 
@@ -257,7 +257,7 @@ def explain(out: str, err: str) -> HelmfileError:
 def failed_releases(err: str) -> list[str]:
     """Names from the table of failed releases, or from the error itself."""
     names: list[str] = []
-    _, table, rest = err.partition(" Failed Releases ")
+    _before, table, rest = err.partition(" Failed Releases ")
     if table:
         rows = rest.splitlines()[2:]
         names += [row.split()[0] for row in rows[: rows.index("") if "" in rows else len(rows)]]

@@ -220,7 +220,7 @@ def excerpt(answers: Iterable[Answer], status: int) -> str:
 
 def look_up(data: Any, path: str) -> Any:
     """A value by its dotted path; a number is a position, `*` all of a list (sorted, as order means nothing there)."""
-    first, _, rest = path.partition(".")
+    first, _dot, rest = path.partition(".")
     if first == "*":
         if not isinstance(data, list):
             return None

@@ -206,7 +206,7 @@ EXPECT = {
     "json": {"type": "dict"},
     "positive": {"type": "list", "elements": "str"},
     "stream": {"type": "bool", "default": False},
-    "tokens": {"type": "int"},
+    "tokens": {"type": "int", "no_log": False},
 }
 # no_log: these are names of files, not keys.
 CASE = {

@@ -82,7 +82,7 @@ def gpu():
         return {"error": "nvidia-smi is not installed", "names": [], "driver": ""}
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+        done = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
     except subprocess.TimeoutExpired:
         return {"error": "nvidia-smi does not answer", "names": [], "driver": ""}
     output = done.stdout.decode(errors="replace").strip()
