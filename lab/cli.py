@@ -167,13 +167,20 @@ def follow(lab: Lab, keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
                 if each["ready"] and name not in told:
                     told.add(name)
                     say(f"{time.monotonic() - started:5.1f} s  {name} is ready")
+            for name, each in status["hosts"].items():
+                if each["last_end"] == "crash" and not each["running"]:
+                    raise LabError(f"{name} does not boot: {last_lines(log_path(lab, name), 2)}{still_up(lab)}")
             if status["ready"]:
                 return wire.ask(lab.socket, verb="status", memory=True)
         if time.monotonic() - started > UP_LIMIT:
             waiting = not_ready(status) if status else ["supervisor"]
             hints = "; ".join(f"{name}: {last_lines(log_path(lab, name), 1)}" for name in waiting)
-            raise LabError(f"not ready after {UP_LIMIT:.0f} s: {hints}")
+            raise LabError(f"not ready after {UP_LIMIT:.0f} s: {hints}{still_up(lab)}")
         time.sleep(0.1)
+
+
+def still_up(lab: Lab) -> str:
+    return f" (the rest is up, to look at: lab/ctl{name_option(lab)} logs; then down)"
 
 
 def command_up(lab: Lab, arguments: argparse.Namespace) -> int:
@@ -245,8 +252,7 @@ def remove(lab: Lab) -> list[str]:
     pid = supervisor_pid(lab)
     if pid is not None:
         processes.end_all(processes.holders(pid), kill_at_once=True)
-    workers = processes.of_lab(lab.state)
-    processes.end_all(workers)
+    processes.end_all(processes.of_lab(lab.state))
     netns.clean_cgroups(lab.cgroup)
     if lab.state.exists():
         shutil.rmtree(lab.state, ignore_errors=True)
@@ -386,7 +392,7 @@ def last_lines(path: Path, count: int = 3) -> str:
         lines = path.read_text(errors="replace").strip().splitlines()
     except OSError:
         return "no log"
-    return " / ".join(lines[-count:]) or "its log is empty"
+    return " / ".join(line.strip() for line in lines[-count:]) or "its log is empty"
 
 
 def command_logs(lab: Lab, arguments: argparse.Namespace) -> int:

@@ -132,7 +132,7 @@ def holders(pid: int) -> list[Process]:
     return [Process(each, _command(each)) for each in pids_found]
 
 
-def end_all(found: Iterable[Process], patience: float = 5.0, kill_at_once: bool = False) -> None:
+def end_all(found: Iterable[Process], patience: float = 2.0, kill_at_once: bool = False) -> None:
     """SIGTERM, and SIGKILL for what is still there after a while; by pidfd, so that no pid is mistaken."""
     open_fds = {}
     for process in found:

@@ -278,6 +278,29 @@ def test_after_a_kill_up_starts_afresh(root: Path) -> None:
     assert traces(lab) == []
 
 
+def test_a_host_that_cannot_boot_is_told_at_once(root: Path) -> None:
+    """An overlay cannot lie on another one, as the state directory would in some containers."""
+    lines = [
+        "set -eu",
+        "mkdir -p lower upper work merged",
+        "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged",
+        f'"{REPO}/lab/ctl" --name unbootable up --hosts controller {" ".join(SMALL)} || code=$?',
+        f'"{REPO}/lab/ctl" --name unbootable down',
+        "exit ${code:-0}",
+    ]
+    place = root / "overlay"
+    place.mkdir()
+    env = os.environ | {"TOKENLABS_LAB_STATE": str(place / "merged"), "TOKENLABS_PYTHON": sys.executable}
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(lines)]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "lab: controller does not boot: mount: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - started < 60
+    assert "no process, mount, namespace" in done.stdout
+
+
 def test_an_interrupted_up_leaves_nothing_running(root: Path) -> None:
     env = os.environ | {"TOKENLABS_LAB_STATE": str(root), "TOKENLABS_PYTHON": sys.executable}
     command = [str(REPO / "lab/ctl"), "--name", "stopped", "up", "--hosts", "controller", *SMALL]
