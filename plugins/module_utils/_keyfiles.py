@@ -12,17 +12,21 @@ never a key that works and that nobody knows. A new file is marked until the ope
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PREFIX = "tlabs_sk_"
 SHAPE = re.compile(PREFIX + r"[A-Za-z0-9_-]{32,128}")
 SUFFIX = ".key"
 MARKS = ".pending"
+# From so many files on, waiting for the disk once is cheaper than waiting for each file.
+BULK = 16
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class KeyFileError(Exception):
@@ -94,6 +98,36 @@ class KeyFiles:
 
     def write(self, tenant: str, key: str) -> Path:
         """Make a tenant's file; an error when there is one already. It is on the disk when this returns."""
+        for error in self.write_all({tenant: key}).values():
+            raise error
+        return self.path(tenant)
+
+    def write_all(self, keys: Mapping[str, str]) -> dict[str, KeyFileError | OSError]:
+        """Make many tenants' files, all on the disk when this returns; the errors of those that could not be made."""
+        errors: dict[str, KeyFileError | OSError] = {}
+        with contextlib.ExitStack() as opened:
+            descriptors: dict[str, int] = {}
+            for tenant, key in keys.items():
+                try:
+                    descriptor = self._write(tenant, key)
+                except (KeyFileError, OSError) as error:
+                    errors[tenant] = error
+                    continue
+                if len(keys) > BULK:
+                    os.close(descriptor)
+                else:
+                    opened.callback(os.close, descriptor)
+                descriptors[tenant] = descriptor
+            try:
+                self._to_disk([] if len(keys) > BULK else list(descriptors.values()))
+            except OSError:
+                for tenant in descriptors:
+                    with contextlib.suppress(OSError):
+                        self.remove(tenant)
+                raise
+        return errors
+
+    def _write(self, tenant: str, key: str) -> int:
         path = self.path(tenant)
         self._mark(tenant)
         try:
@@ -101,15 +135,28 @@ class KeyFiles:
         except FileExistsError as error:
             raise KeyFileError(f"{path} has appeared in the meantime") from error
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key.encode())
-                file.flush()
-                os.fsync(descriptor)
+            os.write(descriptor, key.encode())
         except OSError:
+            os.close(descriptor)
             os.unlink(path)
             raise
-        self._sync()
-        return path
+        return descriptor
+
+    def _to_disk(self, descriptors: Sequence[int]) -> None:
+        """Wait for the disk: file by file, or without files for all of the file system at once."""
+        for descriptor in descriptors:
+            os.fsync(descriptor)
+        self._fsync_directory(everything=not descriptors)
+
+    def _fsync_directory(self, everything: bool = False) -> None:
+        directory = os.open(self._directory, os.O_RDONLY)
+        try:
+            if not everything:
+                os.fsync(directory)
+            elif _LIBC.syncfs(directory):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(directory)
 
     def _open_new(self, path: Path) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -130,7 +177,8 @@ class KeyFiles:
             os.unlink(self.path(tenant))
         except FileNotFoundError:
             return False
-        self._sync()
+        # A key that was taken away must not come back with the power.
+        self._fsync_directory()
         return True
 
     def not_fetched(self) -> dict[str, str]:
@@ -147,13 +195,6 @@ class KeyFiles:
                 os.mkdir(self._marks, 0o700)
             descriptor = os.open(self._marks / tenant, flags, 0o600)
         os.close(descriptor)
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     @staticmethod
     def _names(directory: Path) -> Iterator[str]:

@@ -409,6 +409,10 @@ def _in_order(credential: Credential, tenant: Tenant, key: str) -> bool:
     )
 
 
+def _makes_key(step: Step) -> bool:
+    return isinstance(step, Create) and step.key is None
+
+
 def _free_name(tenant: Tenant, key: str, taken: Collection[str]) -> str:
     revision = 0
     while (name := secret_name(tenant.name, key, tenant.tier, revision)) in taken:
@@ -460,6 +464,7 @@ class Keeper:
         self._collection = f"/api/v1/namespaces/{namespace}/secrets"
         self._files = files
         self._now = now
+        self._fresh: dict[str, str] = {}
 
     def observe(self) -> Observed:
         """One list of the namespace, and the key files."""
@@ -476,11 +481,8 @@ class Keeper:
     def carry_out(self, planned: Plan, observed: Observed) -> Result:
         """Do everything; a tenant that fails does not hold up the others."""
         result = Result(problems=dict(planned.problems))
-        if any(isinstance(step, Create) and step.key is None for change in planned.changes for step in change.steps):
-            self._files.make()
-        for outcome in in_parallel(
-            lambda change: self._reconcile(change, observed), planned.changes, self._kube.workers
-        ):
+        changes = self._write_files(planned.changes, result)
+        for outcome in in_parallel(lambda change: self._reconcile(change, observed), changes, self._kube.workers):
             name = outcome.item.tenant.name
             if outcome.error is not None:
                 result.problems[name] = str(outcome.error)
@@ -492,7 +494,21 @@ class Keeper:
                     result.changes.append(done)
                 if problem:
                     result.problems[name] = problem
+        for tenant in list(self._fresh):
+            # Never sent to the server.
+            self._files.remove(tenant)
         return result
+
+    def _write_files(self, changes: Sequence[Change], result: Result) -> list[Change]:
+        """Make all new keys and have them on the disk before the first one is sent; the changes that can go on."""
+        new = [change.tenant.name for change in changes if any(_makes_key(step) for step in change.steps)]
+        if new:
+            self._files.make()
+            self._fresh = {name: new_key() for name in new}
+            for name, error in self._files.write_all(self._fresh).items():
+                del self._fresh[name]
+                result.problems[name] = str(error)
+        return [change for change in changes if change.tenant.name not in new or change.tenant.name in self._fresh]
 
     def _reconcile(self, change: Change, observed: Observed) -> tuple[Change | None, str]:
         """Carry out one change; when somebody else was faster, look again and plan anew."""
@@ -544,6 +560,8 @@ class Keeper:
 
     def _create(self, tenant: Tenant, step: Create) -> None:
         key, name = step.key, step.name
+        if key is None:
+            key = self._fresh.pop(tenant.name, None)
         if key is None:
             key = new_key()
             self._files.write(tenant.name, key)

@@ -64,6 +64,41 @@ def test_a_write_that_breaks_off_leaves_no_file(files: KeyFiles, monkeypatch: py
     assert files.tenants() == set() and files.not_fetched() == {}
 
 
+def test_many_files_at_once(files: KeyFiles) -> None:
+    taken = new_key()
+    files.write("t7", taken)
+    keys = {f"t{number}": new_key() for number in range(_keyfiles.BULK + 5)}
+    errors = files.write_all(keys)
+    assert [*errors] == ["t7"] and "has appeared" in str(errors["t7"])
+    assert {tenant: files.read(tenant) for tenant in keys} == {**keys, "t7": taken}
+    assert {mode(files.path(tenant)) for tenant in keys} == {0o600}
+    assert set(files.not_fetched()) == set(keys)
+
+
+@pytest.mark.parametrize("number", [1, _keyfiles.BULK + 1])
+def test_without_a_disk_to_rely_on_no_file_stays(files: KeyFiles, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class Broken:
+        @staticmethod
+        def syncfs(_descriptor: int) -> int:
+            return -1
+
+    def broken(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(_keyfiles.os, "fsync", broken)
+    monkeypatch.setattr(_keyfiles, "_LIBC", Broken)
+    with pytest.raises(OSError):
+        files.write_all({f"t{each}": new_key() for each in range(number)})
+    assert files.tenants() == set() and files.not_fetched() == {}
+
+
+def test_descriptors_are_not_leaked(files: KeyFiles) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    files.write_all({f"t{number}": new_key() for number in range(_keyfiles.BULK + 5)})
+    files.write("one", new_key())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_process_killed_before_it_wrote_leaves_no_key(files: KeyFiles) -> None:
     files.path("acme").touch(mode=0o600)
     assert files.read("acme") is None

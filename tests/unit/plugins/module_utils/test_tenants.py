@@ -595,6 +595,39 @@ def test_pruning(world: World) -> None:
     assert world.run(*tenants[:3], prune=True).changes == []
 
 
+def test_keys_that_were_never_sent_leave_no_files(world: World) -> None:
+    def expire(verb: str, name: str) -> None:
+        if world.cluster.writes > 2:
+            raise KubeError(401, "Unauthorized", "login expired")
+
+    world.cluster.before_write = expire
+    tenants = [Tenant(name, "free") for name in "abcd"]
+    result = world.run(*tenants)
+    assert done(result) == {"created": ["a", "b"]}
+    assert result.problems == {"c": "401 Unauthorized: login expired", "d": "not tried, because of another failure"}
+    assert world.files.tenants() == {"a", "b"}
+    world.cluster.before_write = lambda verb, name: None
+    assert done(world.run(*tenants)) == {"created": ["c", "d"]}
+
+
+def test_a_file_that_cannot_be_made_stops_only_its_tenant(world: World) -> None:
+    world.files.make()
+    keeper = world.keeper()
+    observed = keeper.observe()
+    planned = plan([Tenant("a", "free"), Tenant("b", "free")], observed)
+    world.files.write("a", new_key())
+    result = keeper.carry_out(planned, observed)
+    assert done(result) == {"created": ["b"]} and "has appeared in the meantime" in result.problems["a"]
+    assert len(world.cluster.secrets) == 1
+
+
+def test_all_keys_are_on_disk_before_the_first_is_sent(world: World) -> None:
+    there: list[set[str]] = []
+    world.cluster.before_write = lambda verb, name: there.append(world.files.tenants())
+    world.run(*(Tenant(name, "free") for name in "abc"))
+    assert there == [{"a", "b", "c"}] * 3
+
+
 def test_one_failure_does_not_stop_the_others(world: World) -> None:
     def refuse(verb: str, name: str) -> None:
         if name.startswith("tenant-b-"):
