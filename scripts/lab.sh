@@ -29,7 +29,7 @@ Gateway           http://$address   (inside the lab's network: $prefix exec -- .
 Tenants' keys     $state/credentials/   (made in this run, one file a tenant)
 
 Three things to try:
-  $prefix exec -- sh -c 'curl -s http://$address/v1/models -H "Authorization: Bearer \$(cat $state/credentials/acme.key)"'
+  $prefix exec -- sh -c 'curl -s http://$address/v1/models -H "Authorization: Bearer \$(cat $state/credentials/demo-pro.key)"'
   $prefix kubectl get nodes,gateways,httproutes,authpolicies -A
   $prefix exec -- ansible-playbook -i inventories/lab playbooks/verify.yml
 

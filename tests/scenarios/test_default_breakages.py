@@ -18,8 +18,8 @@ BREAKAGES = {
     ),
     "redis": (("-n", "redis-system", "scale", "statefulset", "redis", "--replicas=0"), "redis", "gateway"),
     "key label": (
-        ("-n", "kuadrant-system", "label", "secret", "-l", "tokenlabs.io/tenant=acme", "tokenlabs.io/credential-"),
-        "acme",
+        ("-n", "kuadrant-system", "label", "secret", "-l", "tokenlabs.io/tenant=demo-pro", "tokenlabs.io/credential-"),
+        "demo-pro",
         "tenants",
     ),
 }
