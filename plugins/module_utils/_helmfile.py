@@ -15,16 +15,25 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 Run = Callable[[list[str]], tuple[int, str, str]]
 
 UNCHANGED, ERROR, CHANGED = 0, 1, 2
-# A three-way diff sees what was changed by hand; an uninstalled release is a change without asking the chart, whose
-# validation would need CRDs that may come later; Secrets never show.
-PLAN = ("--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "--diff-args", "--three-way-merge")
+# An uninstalled release is a change without asking the chart, whose validation would need CRDs that may come later;
+# Secrets never show.
+PLAN = ("--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "--context", "3")
+# Sees what was changed by hand, at the price of a dry-run PATCH for every object: only used where a look found that.
+THREE_WAY = ("--diff-args", "--three-way-merge")
 EVENTS_SHOWN = 6
 
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|[MGTPE]i?|Ki)?")
+_UNITS = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000), "Ki": Decimal(1024)} | {
+    unit + suffix: Decimal(base) ** power
+    for power, unit in enumerate("MGTPE", start=2)
+    for suffix, base in (("", 1000), ("i", 1024))
+}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _AFFECTED = re.compile(r"^  (\S+) \(.*\) [A-Z]+$", re.MULTILINE)
 _ERROR_LINE = re.compile(r"^\s*Error: (.+?)\]?$", re.MULTILINE)
@@ -115,11 +124,15 @@ class Helmfile:
         out = self._must([*command, "--selector", label] if label else command)
         return {release.id: release for release in parse_installed(out)}
 
-    def diff(self) -> tuple[int, str, str]:
-        return self._plan("diff", "--context", "3")
+    def manifest(self, release: Release) -> str:
+        """What helm has sent for the release."""
+        return self._must([*self._helm, "get", "manifest", release.name, "--namespace", release.namespace])
 
-    def apply(self) -> tuple[int, str, str]:
-        return self._plan("apply", "--context", "3")
+    def diff(self, three_way: bool) -> tuple[int, str, str]:
+        return self._plan("diff", three_way)
+
+    def apply(self, three_way: bool) -> tuple[int, str, str]:
+        return self._plan("apply", three_way)
 
     def sync(self, release: Release) -> None:
         selector = f"name={release.name},namespace={release.namespace}"
@@ -131,8 +144,8 @@ class Helmfile:
     def uninstall(self, release: Release) -> None:
         self._must([*self._helm, "uninstall", release.name, "--namespace", release.namespace])
 
-    def _plan(self, verb: str, *options: str) -> tuple[int, str, str]:
-        rc, out, err = self._run([*self._helmfile, verb, *PLAN, *options])
+    def _plan(self, verb: str, three_way: bool) -> tuple[int, str, str]:
+        rc, out, err = self._run([*self._helmfile, verb, *PLAN, *(THREE_WAY if three_way else ())])
         if rc not in (UNCHANGED, CHANGED):
             raise explain(out, err)
         return rc, out, err
@@ -144,8 +157,16 @@ class Helmfile:
         return out
 
 
-def converge(tool: Helmfile, check: bool, label: str | None = None) -> Outcome:
-    """Make the cluster have the releases of the file; with a label also remove those that left the file."""
+def converge(
+    tool: Helmfile,
+    check: bool,
+    label: str | None = None,
+    drifted: Callable[[Release, str], bool] = lambda release, manifest: False,
+) -> Outcome:
+    """Make the cluster have the releases of the file; with a label also remove those that left the file.
+
+    drifted tells for a release and its manifest whether its objects may be other than helm has made them.
+    """
     listed = tool.declared()
     wanted = {name for name, release in listed.items() if release.wanted}
     before = tool.installed()
@@ -154,14 +175,23 @@ def converge(tool: Helmfile, check: bool, label: str | None = None) -> Outcome:
     # A failed upgrade may leave nothing to compare; the release is not done all the same.
     unfinished = sorted(name for name in wanted if name in before and before[name].status == "failed")
     removed = sorted(unwanted | {release.id for release in dropped})
+    suspects = [name for name in sorted(wanted & set(before)) if drifted(before[name], tool.manifest(before[name]))]
 
     if check:
-        _rc, out, err = tool.diff()
-        affected = {name for name in wanted if listed[name].name in affected_names(err)}
-        return Outcome(sorted(affected | set(unfinished)), removed, plain_diff(out))
+        told = [tool.diff(three_way) for three_way in ((False, True) if suspects else (False,))]
+        affected = {name for name in wanted for _rc, _out, err in told if listed[name].name in affected_names(err)}
+        # Where both differ, the second tells all that the first does, held against what is really there.
+        texts = [text for text in (plain_diff(out) for _rc, out, _err in told) if text]
+        return Outcome(sorted(affected | set(unfinished)), removed, texts[-1] if texts else "")
 
-    rc, out, _err = tool.apply()
+    rc, out, _err = tool.apply(three_way=False)
     after = tool.installed() if rc == CHANGED else before
+    diffs = [plain_diff(out)]
+    # The upgrade just made may have put right what was changed by hand.
+    if any(drifted(after[name], tool.manifest(after[name])) for name in suspects):
+        rc, out, _err = tool.apply(three_way=True)
+        diffs.append(plain_diff(out))
+        after = tool.installed()
     for name in unfinished:
         if after[name].revision == before[name].revision:
             tool.sync(listed[name])
@@ -170,7 +200,7 @@ def converge(tool: Helmfile, check: bool, label: str | None = None) -> Outcome:
     for release in dropped:
         tool.uninstall(release)
     updated = [name for name in wanted if name in after and _differs(before.get(name), after[name])]
-    return Outcome(sorted(updated), removed, plain_diff(out))
+    return Outcome(sorted(updated), removed, "\n".join(filter(None, diffs)))
 
 
 def remove(tool: Helmfile, check: bool, label: str | None = None) -> Outcome:
@@ -199,6 +229,31 @@ def _dropped(tool: Helmfile, label: str | None, listed: Mapping[str, Release]) -
 
 def _differs(before: Release | None, after: Release) -> bool:
     return before is None or before.revision != after.revision
+
+
+def as_made(wanted: Any, live: Any) -> bool:
+    """Whether a live object still has what a manifest gave it.
+
+    What the server adds does not count, nor does an empty value that it drops, nor how it writes a quantity. A mistake
+    here costs a closer look, no more.
+    """
+    if wanted is None:
+        return True
+    if isinstance(wanted, Mapping):
+        found = live if isinstance(live, Mapping) else {}
+        return all(as_made(value, found.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list) and wanted:
+        same_length = isinstance(live, list) and len(live) == len(wanted)
+        return same_length and all(map(as_made, wanted, live))
+    if not wanted:
+        return not live
+    return str(live) == str(wanted) or (_quantity(wanted) is not None and _quantity(live) == _quantity(wanted))
+
+
+def _quantity(value: Any) -> Decimal | None:
+    """A Kubernetes quantity as a number: 1000m and 1 are the same."""
+    found = _QUANTITY.fullmatch(str(value))
+    return Decimal(found[1]) * _UNITS[found[2] or ""] if found else None
 
 
 def parse_declared(text: str) -> list[Release]:

@@ -11,7 +11,8 @@ short_description: Install, update and remove Helm releases with helmfile
 version_added: 0.1.0
 description:
   - Makes the cluster have exactly the releases that a helmfile describes, and reports a change when a release changed.
-  - Releases that were changed by hand are put right again, because helm-diff compares with the live objects.
+  - Objects of a release that were changed by hand or deleted are put right again. As long as there are none, nothing
+    is written to the cluster, not even a dry run.
   - In check mode it runs C(helmfile diff), which also works while releases are not installed yet.
   - It does not wait for workloads unless the helmfile says so; use M(tokenlabs.platform.wait_ready) for that.
 author:
@@ -121,10 +122,18 @@ events:
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile
-from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError, connect, kube_module
+from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
+    Kube,
+    KubeError,
+    UnknownKind,
+    connect,
+    in_parallel,
+    kube_module,
+)
 
 try:
     import yaml
@@ -164,6 +173,33 @@ def program(module: Any, option: str, name: str) -> str:
         place = wanted or "PATH"
         module.fail_json(msg=f"{name} is not installed (looked at {place}); the role kube_tools installs it")
     return found
+
+
+def drift_finder(module: Any) -> Callable[[_helmfile.Release, str], bool]:
+    """Tells whether the live objects of a manifest are other than it says; logs in only when there is a manifest."""
+    clients: list[Kube] = []
+
+    def look(task: tuple[str, dict[str, Any]]) -> bool:
+        namespace, body = task
+        try:
+            resource = clients[0].resource(body["apiVersion"], body["kind"])
+        except UnknownKind:
+            return True
+        live = clients[0].get(resource.path(body["metadata"].get("namespace", namespace), body["metadata"]["name"]))
+        return live is None or not _helmfile.as_made(body, live)
+
+    def drifted(release: _helmfile.Release, manifest: str) -> bool:
+        if not clients:
+            clients.append(connect(module))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        bodies = [body for body in yaml.load_all(manifest, Loader=loader) if body]
+        outcomes = in_parallel(look, [(release.namespace, body) for body in bodies])
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        return any(outcome.result for outcome in outcomes)
+
+    return drifted
 
 
 def warnings(module: Any, failed: list[str]) -> list[str]:
@@ -226,9 +262,13 @@ def main() -> None:
         file,
         params["context"],
     )
-    work = _helmfile.converge if params["state"] == "present" else _helmfile.remove
     try:
-        outcome = work(tool, module.check_mode, params["prune_label"])
+        if params["state"] == "present":
+            outcome = _helmfile.converge(tool, module.check_mode, params["prune_label"], drift_finder(module))
+        else:
+            outcome = _helmfile.remove(tool, module.check_mode, params["prune_label"])
+    except KubeError as error:
+        module.fail_json(msg=str(error), failed_releases=[], events=[])
     except _helmfile.HelmfileError as error:
         events = warnings(module, error.failed) if error.failed else []
         told = f"{error}\n" + "\n".join(events) if events else str(error)

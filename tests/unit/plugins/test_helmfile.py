@@ -15,10 +15,11 @@ import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile as hf
 
 TOOL = ["helmfile", "--file", "f.yaml", "--helm-binary", "helm", "--no-color", "--allow-no-matching-release"]
-PLAN = ["--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "--diff-args", "--three-way-merge"]
+PLAN = ["--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "--context", "3"]
+THREE_WAY = ["--diff-args", "--three-way-merge"]
 LIST = [*TOOL, "list", "--skip-charts", "--output", "json"]
-DIFF = [*TOOL, "diff", *PLAN, "--context", "3"]
-APPLY = [*TOOL, "apply", *PLAN, "--context", "3"]
+DIFF = [*TOOL, "diff", *PLAN]
+APPLY = [*TOOL, "apply", *PLAN]
 DESTROY = [*TOOL, "destroy", "--skip-charts"]
 INSTALLED = ["helm", "list", "--all-namespaces", "--all", "--max", "0", "--output", "json"]
 LABELLED = [*INSTALLED, "--selector", "tokenlabs-managed=llm-d"]
@@ -87,6 +88,8 @@ class Case:
     check: bool = False
     label: str | None = None
     state: str = "present"
+    drifted: str = ""
+    until: int = 99  # the revision that puts the drift right
 
 
 def said(out: str = "", err: str = "", rc: int = 0) -> tuple[int, str, str]:
@@ -150,11 +153,45 @@ CASES = {
         [
             (LIST, said(declared("pool-sim", "ms-sim"))),
             (INSTALLED, said(installed(pool_sim=1, ms_sim=1))),
-            (DIFF, said(DIFF_TEXT, AFFECTED, rc=2)),
+            (DIFF, said(err="No affected releases\n")),
+            ([*DIFF, *THREE_WAY], said(DIFF_TEXT, AFFECTED, rc=2)),
         ],
         updated=["token-labs/ms-sim"],
         diff=TEXT_ALONE,
         check=True,
+        drifted="ms-sim",
+    ),
+    "drift is put right": Case(
+        [
+            (LIST, said(declared("pool-sim", "ms-sim"))),
+            (INSTALLED, said(installed(pool_sim=1, ms_sim=1))),
+            (APPLY, said()),
+            ([*APPLY, *THREE_WAY], said(DIFF_TEXT, rc=2)),
+            (INSTALLED, said(installed(pool_sim=1, ms_sim=2))),
+        ],
+        updated=["token-labs/ms-sim"],
+        diff=TEXT_ALONE,
+        drifted="ms-sim",
+    ),
+    "drift that an upgrade puts right needs no second one": Case(
+        [
+            (LIST, said(declared("ms-sim"))),
+            (INSTALLED, said(installed(ms_sim=1))),
+            (APPLY, said(DIFF_TEXT, rc=2)),
+            (INSTALLED, said(installed(ms_sim=2))),
+        ],
+        updated=["token-labs/ms-sim"],
+        diff=TEXT_ALONE,
+        drifted="ms-sim",
+        until=2,
+    ),
+    "only the releases of the file are looked at for drift": Case(
+        [
+            (LIST, said(declared("ms-sim", retired=("ms-old",)))),
+            (INSTALLED, said(installed(ms_sim=1, foreign=1))),
+            (APPLY, said()),
+        ],
+        drifted="foreign",
     ),
     "installed: false": Case(
         [
@@ -257,14 +294,14 @@ CASES = {
 
 
 class Script:
-    """Answers exactly the commands of the script, each as often as it stands there; reads may come in any order."""
+    """Answers exactly the commands of the script, each once; a manifest is its release's name."""
 
     def __init__(self, script: list[tuple[list[str], tuple[int, str, str]]]):
         self.left = list(script)
-        self.ran: list[list[str]] = []
 
     def __call__(self, command: list[str]) -> tuple[int, str, str]:
-        self.ran.append(command)
+        if command[:3] == ["helm", "get", "manifest"]:
+            return said(command[3])
         for position, (expected, answer) in enumerate(self.left):
             if expected == command:
                 del self.left[position]
@@ -277,8 +314,14 @@ def test_reconcile(name: str) -> None:
     case = CASES[name]
     script = Script(case.script)
     tool = hf.Helmfile(script, "helmfile", "helm", "f.yaml")
-    work = hf.converge if case.state == "present" else hf.remove
-    outcome = work(tool, case.check, case.label)
+
+    def drifted(release: hf.Release, manifest: str) -> bool:
+        return manifest == release.name == case.drifted and release.revision < case.until
+
+    if case.state == "present":
+        outcome = hf.converge(tool, case.check, case.label, drifted)
+    else:
+        outcome = hf.remove(tool, case.check, case.label)
     assert script.left == []
     assert (outcome.updated, outcome.removed, outcome.diff) == (case.updated, case.removed, case.diff)
     assert outcome.changed == bool(case.updated or case.removed)
@@ -318,7 +361,7 @@ ARGS:
   2: upgrade (7 bytes)
   3: --allow-unreleased (18 bytes)
   4: ms-sim (6 bytes)
-  5: /work/ms.tgz (59 bytes)
+  5: /srv/ms.tgz (59 bytes)
 
 ERROR:
   exit status 1
@@ -460,3 +503,34 @@ def test_files_and_summary() -> None:
     assert sorted(texts) == ["helmfile.yaml", "values/ms-a.yaml"]
     assert texts["values/ms-a.yaml"].endswith('{"x": 1}')
     assert hf.summary(hf.Outcome(["ns/a"], ["ns/b"], "text")) == "+ release ns/a\n- release ns/b\ntext\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live", "same"),
+    [
+        ({"spec": {"replicas": 1}}, {"spec": {"replicas": 1, "added": "by the server"}, "status": {}}, True),
+        ({"spec": {"replicas": 1}}, {"spec": {"replicas": 3}}, False),
+        ({"spec": {"replicas": 0}}, {"spec": {"replicas": 3}}, False),
+        ({"spec": {"replicas": 1}}, {}, False),
+        ({"a": {"b": 1}}, {"a": "text"}, False),
+        ({"labels": {"a": "b"}}, {"labels": {}}, False),
+        ({"metadata": {"creationTimestamp": None}}, {"metadata": {"creationTimestamp": "now"}}, True),
+        ({"env": [], "annotations": {}, "value": "", "hostNetwork": False, "delay": 0}, {}, True),
+        ({"hostNetwork": False}, {"hostNetwork": True}, False),
+        ({"env": []}, {"env": [{"name": "X"}]}, False),
+        ({"args": ["a", "b"]}, {"args": ["a", "b"]}, True),
+        ({"args": ["a", "b"]}, {"args": ["b", "a"]}, False),
+        ({"args": ["a"]}, {"args": ["a", "b"]}, False),
+        ({"args": ["a"]}, {"args": "a"}, False),
+        ({"ports": [{"port": 80}]}, {"ports": [{"port": 80, "protocol": "TCP"}]}, True),
+        ({"cpu": "1000m"}, {"cpu": "1"}, True),
+        ({"cpu": 1}, {"cpu": "1"}, True),
+        ({"cpu": "0.5"}, {"cpu": "500m"}, True),
+        ({"memory": "1024Mi"}, {"memory": "1Gi"}, True),
+        ({"memory": "1024Ki"}, {"memory": "1Mi"}, True),
+        ({"memory": "1Gi"}, {"memory": "1G"}, False),
+        ({"image": "a:v1"}, {"image": "a:v2"}, False),
+    ],
+)
+def test_whether_an_object_is_as_helm_made_it(wanted: object, live: object, same: bool) -> None:
+    assert hf.as_made(wanted, live) is same
