@@ -17,6 +17,7 @@ from typing import Any
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 # The user of the kubeconfig that the playbooks use on the first controller.
 PLAYBOOK_USER = "admin"
+REPO = Path(__file__).resolve().parents[2]
 
 
 def state() -> Path:
@@ -25,7 +26,7 @@ def state() -> Path:
 
 def mutating_commands(since: float) -> list[str]:
     """Commands that change a host, from the journals of all hosts."""
-    command = ["lab/ctl", "--name", state().name, "journal", "--json"]
+    command = [str(REPO / "lab/ctl"), "--name", state().name, "journal", "--json"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     entries = [json.loads(line) for line in text.splitlines()]
     return [
