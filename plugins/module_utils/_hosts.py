@@ -75,8 +75,6 @@ def judge(name: str, node: Mapping[str, Any], probe: Mapping[str, Any], limits: 
         yield finding("address", f"{node['address']} is not its own", "ansible_host or tokenlabs_cluster_address of it")
     for port in probe["ports_taken"]:
         yield finding(f"port {port}", "taken by another program", "free for MicroK8s")
-    for peer in probe["unreachable"]:
-        yield finding("network", f"cannot reach {peer}", "no firewall between the nodes")
     if node["gpu"]:
         yield from _judge_gpu(name, node, probe, limits)
 
@@ -102,6 +100,14 @@ def _judge_gpu(
         yield Finding(name, "GPU runtime", "missing", "the package nvidia-container-toolkit installed")
 
 
+def _network(probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    for host, probe in probes.items():
+        for peer, address, reason in probe["unreachable"]:
+            # A peer that the control node does not reach either has its own finding.
+            found = f"cannot reach {peer} ({address}): {reason}"
+            yield Finding(host, "network", found, "no firewall between the nodes", fatal=peer in probes)
+
+
 def _shared_names(probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     names = Counter(probe["host_name"].lower() for probe in probes.values())
     for host, probe in probes.items():
@@ -114,6 +120,7 @@ def _shared_names(probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
 
 def _unread(host: str, result: Mapping[str, Any], controller: str) -> Finding:
     reason = str(result.get("stderr") or result.get("msg") or "no answer").strip().splitlines()[-1]
+    reason = reason.rpartition("ssh: ")[2]
     if result.get("unreachable"):
         # One Spark that is away must not keep the others from being looked after.
         return Finding(host, "connection", reason, "to be reachable; it is left out of this run", host == controller)
@@ -162,7 +169,7 @@ def examine(
             findings.append(_unread(host, result, controller))
     for host, probe in probes.items():
         findings += judge(host, nodes[host], probe, limits)
-    findings += _shared_names(probes)
+    findings += [*_network(probes), *_shared_names(probes)]
     accepted = set(limits["accept"])
     fatal = [item for item in findings if item.fatal and not {item.check, f"{item.host}/{item.check}"} & accepted]
     rows = [("HOST", "CHECK", "FOUND", "WANTED")]

@@ -45,12 +45,14 @@ options:
     description: Name the steps that take a host over from another cluster instead of refusing.
     type: bool
     default: false
-  cluster:
+  gather:
     description:
-      - What to ask this control plane's API for. V(nodes) is quick, V(all) looks at the addons too.
-    type: str
-    choices: [none, nodes, all]
-    default: none
+      - What to return. V(state) is what the host's files tell. V(nodes) and V(addons) are what the API of a control
+        plane tells; V(addons) takes longer and includes V(nodes).
+    type: list
+    elements: str
+    choices: [state, nodes, addons]
+    default: [state]
 seealso:
   - module: community.general.snap
 """
@@ -59,7 +61,7 @@ EXAMPLES = r"""
 - name: Read what the first controller knows
   tokenlabs.platform.microk8s_info:
     target_role: controller
-    cluster: all
+    gather: [state, nodes]
   delegate_to: "{{ groups['controllers'][0] }}"
   run_once: true
   register: cluster
@@ -75,133 +77,133 @@ EXAMPLES = r"""
 RETURN = r"""
 node_name:
   description: The name under which the host's kubelet registers.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 snapd:
   description: Whether the C(snap) command exists.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 installed:
   description: Whether MicroK8s is installed.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 version:
   description: The version of the installed snap.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 revision:
   description: The revision of the installed snap.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 channel:
   description: The channel that the snap follows.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
   sample: 1.34/stable
 held:
   description: Whether automatic refreshes are held.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 broken:
   description: Whether the snap is disabled or broken.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 stopped:
   description: Whether MicroK8s has been stopped by hand.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 launch_done:
   description: Whether the launch configuration has been applied.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 role:
   description:
     - What the host is now, V(controlplane) or V(worker). A host on its own is a control plane.
     - None when nothing is installed.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 member:
   description: Whether the host belongs to the cluster of O(ca_fingerprint). None when no fingerprint was given.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 half_joined:
   description: Whether a join broke off half-way.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 join_in_progress:
   description: Whether the marker of a running or failed join is there.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 join_running:
   description: Whether a join is at work at this moment.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 has_peers:
   description: Whether other nodes have joined this control plane.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 user_namespaces:
   description: Namespaces other than kube-system whose pods have run on a control plane.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: list
   elements: str
 ca_fingerprint:
   description: SHA-256 of the host's own CA certificate.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 remote_ca_fingerprint:
   description: SHA-256 of the CA certificate of the cluster that the host has joined as a worker.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 args:
   description: The flags of kubelet and kube-apiserver.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: dict
 managed_args:
   description: The kubelet flags that this collection has written.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: dict
 cri_plugin:
   description: The name of containerd's CRI plugin in the template.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 runtime_handlers:
   description: The runtime handlers in containerd's template, with their programs.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: dict
 template_imports:
   description: Files that containerd's template imports.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: list
   elements: str
 template_error:
   description: Why containerd's template cannot be parsed.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: str
 pending_restart:
   description: Services whose configuration is newer than their process.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: list
   elements: str
 aliases:
   description: Commands that are aliases of MicroK8s commands.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: list
   elements: str
 apparmor_rule:
   description: Whether AppArmor lets runc signal containers.
-  returned: always
+  returned: when O(gather) contains V(state)
   type: bool
 cluster:
   description: What the control plane's API says.
-  returned: unless O(cluster=none)
+  returned: when O(gather) contains V(nodes) or V(addons)
   type: dict
   contains:
     api:
       description: Whether the API answers.
       type: bool
     running:
-      description: Whether C(microk8s status) calls the cluster running. Only with O(cluster=all), as the addons.
+      description: Whether C(microk8s status) calls the cluster running. False when O(gather) lacks V(addons).
       type: bool
     addons:
       description: Addon names with true when enabled.
@@ -238,7 +240,12 @@ def main() -> None:
             "ca_fingerprint": {"type": "str"},
             "node": {"type": "dict"},
             "force": {"type": "bool", "default": False},
-            "cluster": {"type": "str", "choices": ["none", "nodes", "all"], "default": "none"},
+            "gather": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["state", "nodes", "addons"],
+                "default": ["state"],
+            },
         },
         supports_check_mode=True,
     )
@@ -252,9 +259,9 @@ def main() -> None:
     params = module.params
     try:
         state = read_state(run, params["ca_fingerprint"] or None)
-        result = describe(state)
-        if params["cluster"] != "none":
-            result["cluster"] = read_cluster(state, run, addons=params["cluster"] == "all")
+        result = describe(state) if "state" in params["gather"] else {}
+        if {"nodes", "addons"} & set(params["gather"]):
+            result["cluster"] = read_cluster(state, run, addons="addons" in params["gather"])
     except MicroK8sError as error:
         module.fail_json(msg=str(error))
     if params["target_role"]:

@@ -66,7 +66,7 @@ def unreachable(peers):
         except ConnectionRefusedError:
             pass
         except OSError as error:
-            lost.append(f"{name} ({address}:{port}): {error.strerror or error}")
+            lost.append([name, f"{address}:{port}", str(error.strerror or error)])
 
     threads = [threading.Thread(target=reach, args=tuple(peer)) for peer in peers]
     for thread in threads:

@@ -87,7 +87,10 @@ def test_good_hosts() -> None:
         ({"skew": -31.2}, "spark-01  clock  -31 s from"),
         ({"own_address": False}, "spark-01  address  10.0.0.2 is not its own"),
         ({"ports_taken": [10250]}, "spark-01  port 10250  taken"),
-        ({"unreachable": ["controller (10.0.0.1:25000): timed out"]}, "spark-01  network  cannot reach controller"),
+        (
+            {"unreachable": [["controller", "10.0.0.1:25000", "timed out"]]},
+            "spark-01  network  cannot reach controller",
+        ),
         ({"gpu": {"error": "no driver", "names": [], "driver": ""}}, "spark-01  GPU driver  no driver"),
         ({"gpu": {"error": "", "names": ["NVIDIA GB10"], "driver": "575.57"}}, "spark-01  GPU driver  575.57  580"),
         ({"runtime": False}, "spark-01  GPU runtime  missing"),
@@ -121,10 +124,12 @@ def test_accepting_is_for_the_named_host_only() -> None:
 
 
 def test_a_spark_that_is_away_does_not_stop_the_others() -> None:
-    away = {"unreachable": True, "msg": "Failed to connect to the host via ssh: timed out"}
-    found = examine({"controller": {"stdout": json.dumps(probe("controller"))}, "spark-01": away}, NODES, LIMITS)
+    away = {"unreachable": True, "msg": "Task failed: Failed to connect to the host via ssh: timed out"}
+    other = probe("controller", unreachable=[["spark-01", "10.0.0.2:25000", "No route to host"]])
+    found = examine({"controller": {"stdout": json.dumps(other)}, "spark-01": away}, NODES, LIMITS)
     assert found["fatal"] == 0
-    assert "timed out" in found["table"][1]
+    assert found["table"][1].split()[:4] == ["spark-01", "connection", "timed", "out"]
+    assert "No route to host" in found["table"][2]
 
 
 def test_nothing_goes_without_the_controller() -> None:
@@ -189,7 +194,7 @@ def test_probe_sees_ports_peers_and_addresses() -> None:
         )
     assert not found["own_address"]
     assert found["ports_taken"] == [taken]
-    assert [line.split()[0] for line in found["unreachable"]] == ["nowhere"]
+    assert [name for name, _address, _reason in found["unreachable"]] == ["nowhere"]
 
 
 @pytest.mark.parametrize(

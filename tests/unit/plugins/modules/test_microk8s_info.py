@@ -30,10 +30,16 @@ def test_state_and_next_step(monkeypatch, capsys) -> None:
 
 def test_empty_fingerprint_means_no_cluster(monkeypatch, capsys) -> None:
     monkeypatch.setattr(microk8s_info, "read_state", lambda run, expected: State(node_name=repr(expected)))
-    result = call(capsys, ca_fingerprint="", cluster="all")
+    result = call(capsys, ca_fingerprint="", gather=["state", "nodes"])
     assert result["node_name"] == "None"
     assert result["cluster"]["api"] is False
     assert "action" not in result
+
+
+def test_only_what_is_asked_for_is_returned(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(microk8s_info, "read_state", lambda run, expected: State())
+    result = call(capsys, gather=["addons"])
+    assert set(result) - {"invocation"} == {"changed", "cluster"}
 
 
 def test_error_is_a_sentence(monkeypatch, capsys) -> None:
