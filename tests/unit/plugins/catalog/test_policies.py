@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import celpy
+import cel
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _policies as policies
 from ansible_collections.tokenlabs.platform.plugins.module_utils._policies import PolicyError, Spec
@@ -48,9 +48,7 @@ def authorised(spec: Spec, request: Request) -> bool:
 
 
 def truth(predicate: str, context: dict[str, Any]) -> bool:
-    environment = celpy.Environment()
-    program = environment.program(environment.compile(predicate))
-    return bool(program.evaluate(celpy.json_to_cel(context)))
+    return bool(cel.evaluate(predicate, context))
 
 
 @pytest.mark.parametrize(
