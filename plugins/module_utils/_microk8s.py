@@ -184,7 +184,7 @@ def parse_service_starts(text: str) -> dict[str, float]:
 def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a Node that decisions need."""
     status, spec = node.get("status", {}), node.get("spec", {})
-    annotations = node["metadata"].get("annotations", {})
+    managed = node["metadata"].get("annotations", {}).get(TAINTS_ANNOTATION)
     conditions = {item["type"]: item for item in status.get("conditions", [])}
     ready = conditions.get("Ready", {})
     addresses = {item["type"]: item["address"] for item in status.get("addresses", [])}
@@ -197,7 +197,7 @@ def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
         "address": addresses.get("InternalIP", ""),
         "unschedulable": bool(spec.get("unschedulable")),
         "taints": spec.get("taints", []),
-        "managed_taints": [key for key in annotations.get(TAINTS_ANNOTATION, "").split(",") if key],
+        "managed_taints": [key for key in managed.split(",") if key] if managed is not None else None,
     }
 
 
@@ -446,10 +446,11 @@ def node_objects(
             labels[SLOTS_LABEL] = f"slots-{wanted[name]['gpu_slots']}"
         labels |= {str(key): str(value) for key, value in wanted[name].get("labels", {}).items()}
         taints = [dict(taint) for taint in wanted[name].get("taints", [])]
-        ours = {taint["key"] for taint in taints} | set(live[name].get("managed_taints", []))
+        managed = live[name].get("managed_taints")
+        ours = {taint["key"] for taint in taints} | set(managed or [])
         metadata: dict[str, Any] = {"name": name, "labels": labels}
         node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        if ours:
+        if ours or managed is not None:
             others = [taint for taint in live[name].get("taints", []) if taint["key"] not in ours]
             metadata["annotations"] = {TAINTS_ANNOTATION: ",".join(sorted({taint["key"] for taint in taints}))}
             node["spec"] = {"taints": others + taints}

@@ -437,7 +437,7 @@ def test_labels_need_no_taints() -> None:
 
 def test_taints_of_others_stay() -> None:
     ours = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
-    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": []}}
+    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": None}}
     (node,) = mk.node_objects({"a": {"labels": {}, "taints": [ours]}}, live)
     assert node["spec"]["taints"] == [LIFECYCLE, ours]
     assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": "gpu"}
@@ -455,3 +455,9 @@ def test_a_shared_gpu_names_its_configuration() -> None:
     a, b = mk.node_objects(wanted, {"a": {}, "b": {}})
     assert a["metadata"]["labels"] == {"tokenlabs.io/spark": "true", "nvidia.com/device-plugin.config": "slots-2"}
     assert b["metadata"]["labels"] == {"tokenlabs.io/spark": "true"}
+
+
+def test_a_node_that_once_had_taints_of_ours_keeps_its_definition() -> None:
+    """Else the next run would drop the field, which is a change."""
+    (node,) = mk.node_objects({"a": {}}, {"a": {"taints": [LIFECYCLE], "managed_taints": []}})
+    assert node["spec"]["taints"] == [LIFECYCLE]
