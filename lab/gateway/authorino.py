@@ -268,9 +268,7 @@ def _identify(
     return None, reasons
 
 
-def _deny(
-    denial: Denial, scope: Scope, reason: str, extra: Sequence[tuple[str, str]] = ()
-) -> Verdict:
+def _deny(denial: Denial, scope: Scope, reason: str, extra: Sequence[tuple[str, str]] = ()) -> Verdict:
     def text(source: ValueSource) -> str:
         try:
             return text_of(value_of(source, scope))

@@ -105,9 +105,7 @@ class RedisStore:
 
     RETRY_AFTER = 1.0
 
-    def __init__(
-        self, url: str, address: tuple[str, int], password: str | None = None, timeout: float = 1.0
-    ) -> None:
+    def __init__(self, url: str, address: tuple[str, int], password: str | None = None, timeout: float = 1.0) -> None:
         options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         if password:
             options["password"] = password

@@ -21,9 +21,7 @@ def _targets(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*(spec.get("targetRefs") or []), *([spec["targetRef"]] if spec.get("targetRef") else [])]
 
 
-def attached(
-    snapshot: Snapshot, kind: str, target_kind: str, name: Name, section: str | None = None
-) -> list[Object]:
+def attached(snapshot: Snapshot, kind: str, target_kind: str, name: Name, section: str | None = None) -> list[Object]:
     """Envoy Gateway's policies that point at a target, the oldest first."""
     found = []
     for policy in snapshot.all(kind):
@@ -68,16 +66,14 @@ def _refused(obj: Object, name: str) -> bool:
 def wasm_on_gateway(snapshot: Snapshot, gateway: Name) -> bool:
     """Only the oldest extension policy of a Gateway counts; another one there pushes Kuadrant's out."""
     policies = attached(snapshot, "EnvoyExtensionPolicy", "Gateway", gateway)
-    return bool(policies) and name_of(policies[0])[1] == f"kuadrant-{gateway[1]}" and not _refused(
-        policies[0], "Accepted"
+    return (
+        bool(policies) and name_of(policies[0])[1] == f"kuadrant-{gateway[1]}" and not _refused(policies[0], "Accepted")
     )
 
 
 def patched(snapshot: Snapshot, gateway: Name, name: str) -> bool:
     policy = snapshot.get("EnvoyPatchPolicy", gateway[0], name)
     return policy is not None and not _refused(policy, "Programmed")
-
-
 
 
 @lru_cache(maxsize=4)

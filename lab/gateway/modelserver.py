@@ -324,9 +324,7 @@ class ModelServer:
         stats.latency_count += 1
 
     async def _stream(self, request: web.Request, job: Job, chat: bool) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Server": "uvicorn"}
-        )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", "Server": "uvicorn"})
         response.enable_chunked_encoding()
         await response.prepare(request)
         lines = [f"data: {json.dumps(event)}\n\n".encode() for event in stream_events(job, chat)]

@@ -182,5 +182,7 @@ class Store:
             changed(kind, key)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot({kind: dict(objects) for kind, objects in self.kinds.items() if kind != "Secret"}
-                        | {"Secret": self.kinds.get("Secret", {})})
+        return Snapshot(
+            {kind: dict(objects) for kind, objects in self.kinds.items() if kind != "Secret"}
+            | {"Secret": self.kinds.get("Secret", {})}
+        )

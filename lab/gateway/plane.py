@@ -308,9 +308,7 @@ class Plane:
         variables = authorino.request_variables(journey.request, journey.inbound.peer)
         return Scope({**variables, "auth": dict(metadata)} if metadata else variables)
 
-    async def _limit_requests(
-        self, journey: Journey, actions: ActionSet, metadata: Mapping[str, Any]
-    ) -> Reply | None:
+    async def _limit_requests(self, journey: Journey, actions: ActionSet, metadata: Mapping[str, Any]) -> Reply | None:
         if actions.requests is None or not journey.port.wasm.limit_cluster:
             return None
         counters = limits.request_counters(actions.requests, self._scope(journey, metadata))
@@ -326,9 +324,7 @@ class Plane:
         journey.response_headers += headers
         return None
 
-    async def _check_tokens(
-        self, journey: Journey, actions: ActionSet, metadata: Mapping[str, Any]
-    ) -> Reply | None:
+    async def _check_tokens(self, journey: Journey, actions: ActionSet, metadata: Mapping[str, Any]) -> Reply | None:
         """Only the first limit that matches is looked at before the answer; all that match are charged after it."""
         if actions.tokens is None or not journey.port.wasm.limit_cluster:
             return None

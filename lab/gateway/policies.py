@@ -292,7 +292,5 @@ def limit_set(namespace: str, rules: Mapping[str, Any] | None) -> LimitSet | Non
             )
         except ExpressionError:
             continue
-    needs_auth = any(
-        "auth." in expression.source for limit in limits for expression in (*limit.when, *limit.counters)
-    )
+    needs_auth = any("auth." in expression.source for limit in limits for expression in (*limit.when, *limit.counters))
     return LimitSet(namespace, tuple(limits), needs_auth)

@@ -98,8 +98,6 @@ def _allows(listener: Listener, gateway: Name, route_namespace: str) -> bool:
     return source != "Same" or route_namespace == gateway[0]
 
 
-
-
 class _Builder:
     """Collects what one Gateway serves, port by port."""
 
@@ -174,9 +172,7 @@ class _Builder:
     ) -> RouteEntry:
         filters = filters_of(self.snapshot, name[0], rule.get("filters"))
         foreign = attached(self.snapshot, "EnvoyExtensionPolicy", "HTTPRoute", name) or (
-            attached(self.snapshot, "EnvoyExtensionPolicy", "HTTPRoute", name, rule["name"])
-            if rule.get("name")
-            else []
+            attached(self.snapshot, "EnvoyExtensionPolicy", "HTTPRoute", name, rule["name"]) if rule.get("name") else []
         )
         timeouts = rule.get("timeouts") or {}
         entry = RouteEntry(

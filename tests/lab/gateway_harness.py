@@ -548,9 +548,7 @@ class Lab:
     # --- the cluster ---
 
     async def _sync(self) -> None:
-        await self.plane.apply(
-            translate(self.store.snapshot()), lambda: self.store.kinds.get("Secret", {}).values()
-        )
+        await self.plane.apply(translate(self.store.snapshot()), lambda: self.store.kinds.get("Secret", {}).values())
         await self.listeners.reconcile()
         async with asyncio.timeout(5):
             while self.listeners.bound != set(self.plane.config.ports):
@@ -697,7 +695,6 @@ class Lab:
 
     def spend(self, total: int, key: str, **body: Any) -> Answer:
         return self.ask("/v1/chat/completions", costing(total, **body), key=key)
-
 
 
 Make = Callable[..., Lab]

@@ -62,6 +62,7 @@ NOT_MODELLED = {
     "both ways of token limits on one route lose counts": "seen twice without a known cause: the lab counts both",
 }
 
+
 def row(section: str, words: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
     def note(check: Callable[[Make], None]) -> Callable[[Make], None]:
         ROWS.append(Row(section, words, check))
