@@ -11,6 +11,7 @@ and after are the firm source for that.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -229,6 +230,15 @@ def _dropped(tool: Helmfile, label: str | None, listed: Mapping[str, Release]) -
 
 def _differs(before: Release | None, after: Release) -> bool:
     return before is None or before.revision != after.revision
+
+
+def stored(body: Mapping[str, Any]) -> dict[str, Any]:
+    """An object as the server keeps it: a Secret's text is data there."""
+    if body.get("kind") != "Secret" or not body.get("stringData"):
+        return dict(body)
+    text = {key: base64.b64encode(str(value).encode()).decode() for key, value in body["stringData"].items()}
+    rest = {key: value for key, value in body.items() if key != "stringData"}
+    return {**rest, "data": {**(body.get("data") or {}), **text}}
 
 
 def as_made(wanted: Any, live: Any) -> bool:

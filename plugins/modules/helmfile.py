@@ -186,7 +186,7 @@ def drift_finder(module: Any) -> Callable[[_helmfile.Release, str], bool]:
         except UnknownKind:
             return True
         live = clients[0].get(resource.path(body["metadata"].get("namespace", namespace), body["metadata"]["name"]))
-        return live is None or not _helmfile.as_made(body, live)
+        return live is None or not _helmfile.as_made(_helmfile.stored(body), live)
 
     def drifted(release: _helmfile.Release, manifest: str) -> bool:
         if not clients:
@@ -238,8 +238,9 @@ def main() -> None:
     environment = {**QUIET, **{key: str(value) for key, value in params["environment_vars"].items()}}
     if isinstance(params["kubeconfig"], dict):
         module.fail_json(msg="kubeconfig must be the path of a file: helm reads nothing else")
-    if params["kubeconfig"]:
-        environment["KUBECONFIG"] = params["kubeconfig"]
+    kubeconfig = params["kubeconfig"] or os.environ.get("K8S_AUTH_KUBECONFIG")
+    if kubeconfig:
+        environment["KUBECONFIG"] = kubeconfig
 
     file, rewritten = params["file"], False
     if params["definition"] is not None:

@@ -534,3 +534,9 @@ def test_files_and_summary() -> None:
 )
 def test_whether_an_object_is_as_helm_made_it(wanted: object, live: object, same: bool) -> None:
     assert hf.as_made(wanted, live) is same
+
+
+def test_the_text_of_a_secret_is_data_on_the_server() -> None:
+    body = {"kind": "Secret", "data": {"a": "eA=="}, "stringData": {"b": "x"}}
+    assert hf.stored(body) == {"kind": "Secret", "data": {"a": "eA==", "b": "eA=="}}
+    assert hf.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {"kind": "ConfigMap", "stringData": {"b": "x"}}
