@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 LAB ?= lab
-export LAB_UPSTREAM ?= $(wildcard ../shared/upstream)
+export LAB_UPSTREAM ?= $(realpath ../shared/upstream)
 
 .PHONY: help setup lab lab-down test test-fast test-long bench lint lock clean
 

@@ -304,7 +304,15 @@ def test_a_host_that_cannot_boot_is_told_at_once(root: Path) -> None:
 def test_an_interrupted_up_leaves_nothing_running(root: Path) -> None:
     env = os.environ | {"TOKENLABS_LAB_STATE": str(root), "TOKENLABS_PYTHON": sys.executable}
     command = [str(REPO / "lab/ctl"), "--name", "stopped", "up", "--hosts", "controller", *SMALL]
-    up = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    up = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background job ignores the interrupt, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until(lambda: (root / "stopped/ctl.sock").exists())
     lab = Lab.load(root / "stopped")
     up.send_signal(signal.SIGINT)
