@@ -18,7 +18,7 @@ BREAKAGES = {
     ),
     "redis": (("-n", "redis-system", "scale", "statefulset", "redis", "--replicas=0"), "redis", "gateway"),
     "key label": (
-        ("-n", "kuadrant-system", "label", "secret", "-l", "tokenlabs.io/tenant=demo-pro", "tokenlabs.io/credential-"),
+        ("-n", "kuadrant-system", "label", "secret", "-l", "tokenlabs.io/tenant=demo-pro", "app-"),
         "demo-pro",
         "tenants",
     ),
