@@ -44,7 +44,8 @@ find_python() {
   local each
   for each in python3 python3.14 python3.13 python3.12 python3.11; do
     if command -v "$each" >/dev/null && "$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-      command -v "$each"
+      # In an activated virtual environment this is the one that it was made from.
+      "$each" -c 'import sys; print(sys._base_executable)'
       return
     fi
   done
@@ -62,7 +63,7 @@ missing_packages() {
 
 venv_path() {
   local key
-  key=$( (cat requirements-dev.txt && "$python" -c 'import sys; print(sys.executable, sys.version)') | sha256sum)
+  key=$( (cat requirements-dev.txt && "$python" -c 'import sys; print(sys.base_prefix, sys.version)') | sha256sum)
   printf '%s/venv-%s\n' "$cache" "${key:0:16}"
 }
 
