@@ -166,10 +166,17 @@ def _stale(live: Object) -> bool:
     return (live.get("status") or {}).get("observedGeneration", 0) < live["metadata"].get("generation", 0)
 
 
+# Complete for Kubernetes, but nothing that one could use.
+NOBODY = "it is scaled to 0 replicas"
+
+
 def _deployment(live: Object) -> Iterator[str]:
     status, wanted = live.get("status") or {}, (live.get("spec") or {}).get("replicas", 1)
     if _stale(live):
         yield "its controller has not seen it yet"
+        return
+    if wanted < 1:
+        yield NOBODY
         return
     for condition in status.get("conditions") or []:
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
@@ -190,6 +197,9 @@ def _stateful_set(live: Object) -> Iterator[str]:
     wanted = spec.get("replicas", 1)
     if _stale(live):
         yield "its controller has not seen it yet"
+        return
+    if wanted < 1:
+        yield NOBODY
         return
     if status.get("updateRevision") != status.get("currentRevision") and status.get("updatedReplicas", 0) < wanted:
         yield f"{status.get('updatedReplicas', 0)} of {wanted} replicas are of the newest version"

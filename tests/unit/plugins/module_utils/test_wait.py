@@ -56,7 +56,8 @@ ROLLED_OUT = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "ava
             "1 replicas of an older version are still there",
         ),
         ("Deployment", live({**ROLLED_OUT, "availableReplicas": 0}, {"replicas": 2}), "0 of 2 replicas are available"),
-        ("Deployment", live({"observedGeneration": 2}, {"replicas": 0}), ""),
+        ("Deployment", live({"observedGeneration": 2}, {"replicas": 0}), "it is scaled to 0 replicas"),
+        ("StatefulSet", live({"observedGeneration": 2}, {"replicas": 0}), "it is scaled to 0 replicas"),
         (
             "Deployment",
             live(
