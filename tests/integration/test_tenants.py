@@ -12,69 +12,18 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _tenants
-from ansible_collections.tokenlabs.platform.plugins.modules import tenants
 
 from tests.integration.apiserver import ApiServer
-from tests.integration.conftest import ModuleResult, RunModule
-
-Body = dict[str, Any]
-KEY = re.compile(r"tlabs_sk_[A-Za-z0-9_-]{43}")
-ACTIONS = ("created", "updated", "suspended", "resumed", "deleted")
-
-
-class Site:
-    """One namespace and one key directory, and the module run on them."""
-
-    def __init__(self, api: ApiServer, run: RunModule, namespace: str, directory: Path):
-        self.api = api
-        self.run_module = run
-        self.namespace = namespace
-        self.keys = directory / "keys"
-        self.path = f"/api/v1/namespaces/{namespace}/secrets"
-
-    def arguments(self, wanted: list[Body], **more: Any) -> Body:
-        return {
-            "tenants": wanted,
-            "tiers": ["free", "pro"],
-            "namespace": self.namespace,
-            "key_dir": str(self.keys),
-            **more,
-        }
-
-    def run(self, *wanted: Body, check: bool = False, diff: bool = False, **more: Any) -> ModuleResult:
-        result = self.run_module(tenants, check=check, diff=diff, **self.arguments(list(wanted), **more))
-        # Whatever happens, no key is ever printed, in any form.
-        assert not KEY.search(result.output)
-        for item in self.secrets():
-            assert item["data"].get("api_key", "-") not in result.output
-        return result
-
-    def secrets(self) -> list[Body]:
-        return self.api.raw("GET", self.path)["items"]
-
-    def key(self, tenant: str) -> str:
-        return (self.keys / f"{tenant}.key").read_text()
-
-    def only(self) -> Body:
-        [item] = self.secrets()
-        return item
+from tests.integration.conftest import RunModule
+from tests.integration.tenants_site import KEY, Site, done, tenant
 
 
 @pytest.fixture
 def site(api: ApiServer, run: RunModule, namespace: str, tmp_path: Path) -> Site:
     return Site(api, run, namespace, tmp_path)
-
-
-def tenant(name: str = "acme", tier: str = "free", state: str = "present") -> Body:
-    return {"name": name, "tier": tier, "state": state} if state != "absent" else {"name": name, "state": state}
-
-
-def done(result: Body) -> dict[str, list[str]]:
-    return {action: result[action] for action in ACTIONS if result[action]}
 
 
 def test_a_tenant_from_nothing(site: Site) -> None:
