@@ -356,6 +356,31 @@ def removed_tiers(live: Mapping[str, Any] | None, spec: Spec) -> list[str]:
     return sorted(set(limits) - set(spec.tiers))
 
 
+def still_open(spec: Spec, gateway: Mapping[str, Any] | None, routes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Why the policies cannot be removed: what they keep closed is still there."""
+    attached = sorted(_name(route) for route in routes if _attached(route, spec))
+    if gateway is None or not attached:
+        return []
+    return [
+        f"the Gateway {spec.gateway} still has the HTTPRoutes {', '.join(attached)}, which would be open without "
+        "policies; remove the routes or the Gateway first"
+    ]
+
+
+def all_policies(spec: Spec) -> list[Data]:
+    """Which policies there can be, of either way to count tokens."""
+    kinds = [
+        (KUADRANT, "AuthPolicy", AUTH_POLICY),
+        (KUADRANT, "RateLimitPolicy", REQUEST_LIMITS),
+        *((kind["apiVersion"], kind["kind"], TOKEN_LIMITS) for kind in _TOKEN_KINDS.values()),
+        (TELEMETRY_VERSION, "TelemetryPolicy", USAGE),
+    ]
+    return [
+        {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": spec.namespace}}
+        for version, kind, name in kinds
+    ]
+
+
 def tenant_and_tier(secret: Mapping[str, Any]) -> tuple[str, str]:
     """The only two things about a tenant's Secret that matter here; its key is not kept."""
     annotations = (secret.get("metadata") or {}).get("annotations") or {}
@@ -363,7 +388,7 @@ def tenant_and_tier(secret: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def in_use(removed: Iterable[str], tenants: Iterable[tuple[str, str]]) -> list[str]:
-    """Why tiers cannot be removed: the tenants that would be locked out, the first five by name."""
+    """Why tiers cannot be removed: the tenants that would be locked out, the first ten by name."""
     members: dict[str, set[str]] = {tier: set() for tier in removed}
     for tenant, tier in tenants:
         if tier in members:
@@ -371,7 +396,7 @@ def in_use(removed: Iterable[str], tenants: Iterable[tuple[str, str]]) -> list[s
     reasons = []
     for tier, names in sorted(members.items()):
         if names:
-            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            shown = ", ".join(sorted(names)[:10]) + (", ..." if len(names) > 10 else "")
             number = "1 tenant still uses" if len(names) == 1 else f"{len(names)} tenants still use"
             reasons.append(
                 f"the tier {tier} cannot be removed: {number} it ({shown}); give them another tier and run the "

@@ -93,6 +93,14 @@ options:
         definitions of Secrets only.
     type: dict
     default: {}
+  release_finalizers:
+    description:
+      - Finalizers that are taken from a removed object when it is still there after O(timeout), with a warning.
+      - Name only those whose controller is to go as well. What it would have cleaned up stays.
+      - Needs O(state=absent).
+    type: list
+    elements: str
+    default: []
   timeout:
     description:
       - Seconds to wait for custom resource definitions to be usable, or for removed objects to be gone.
@@ -218,6 +226,7 @@ ARGUMENTS: dict[str, Any] = {
     "if_absent": {"type": "bool", "default": False},
     # No secret: the numbers of characters to generate.
     "generated_data": {"type": "dict", "default": {}, "no_log": False},
+    "release_finalizers": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 120},
 }
 
@@ -245,6 +254,8 @@ def collect(params: dict[str, Any]) -> list[dict[str, Any]]:
             problems.append(f"generated_data.{key} must be a number of characters from 16 to 512")
     if params["generated_data"] and not (params["if_absent"] and all(map(is_secret, bodies))):
         problems.append("generated_data needs if_absent=true and definitions of Secrets only")
+    if params["release_finalizers"] and params["state"] != "absent":
+        problems.append("release_finalizers needs state=absent")
     if problems:
         raise DefinitionError(problems)
     return bodies
@@ -277,6 +288,7 @@ def main() -> None:
             if_absent=params["if_absent"],
             generated={key: int(length) for key, length in params["generated_data"].items()},
             timeout=params["timeout"],
+            release_finalizers=params["release_finalizers"],
         )
         report = applier.present(bodies) if params["state"] == "present" else applier.absent(bodies)
     except DefinitionError as error:

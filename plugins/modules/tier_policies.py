@@ -15,6 +15,7 @@ description:
     a listener or route with a host name, a second policy for the same Gateway or route, and the removal of a tier that
     tenants use.
   - Sends no write request when nothing differs.
+  - With O(state=absent) it removes the policies, but never before the routes that they close.
 version_added: 0.1.0
 author:
   - TokenLabs platform developers (@tokenlabs)
@@ -30,22 +31,25 @@ attributes:
   idempotent:
     support: full
 options:
+  state:
+    description:
+      - Whether the policies shall be there. They are not removed while the Gateway has routes.
+    type: str
+    choices: [present, absent]
+    default: present
   tiers:
     description:
       - The tiers by name, each with C(requests) and C(tokens) (limits by window) and C(models) (a list of names, or
-        none for all models).
+        none for all models). Required when O(state=present), as are O(paths) and O(models).
     type: dict
-    required: true
   paths:
     description: The paths that are open to tenants. All others are refused.
     type: list
     elements: str
-    required: true
   models:
     description: The models, each with C(name) and C(served_name).
     type: list
     elements: dict
-    required: true
   gateway:
     description: The Gateway that the policies are for.
     type: str
@@ -123,19 +127,24 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._policies impor
     TOKEN_POLICY_VERSION,
     PolicyError,
     Spec,
+    all_policies,
     holes,
     in_use,
     nudged,
     other_token_limits,
     removed_tiers,
     render,
+    still_open,
     tenant_and_tier,
 )
 
+GATEWAY_VERSION = "gateway.networking.k8s.io/v1"
+
 ARGUMENTS: dict[str, Any] = {
-    "tiers": {"type": "dict", "required": True},
-    "paths": {"type": "list", "elements": "str", "required": True},
-    "models": {"type": "list", "elements": "dict", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "tiers": {"type": "dict"},
+    "paths": {"type": "list", "elements": "str"},
+    "models": {"type": "list", "elements": "dict"},
     "gateway": {"type": "str", "default": "token-labs-gateway"},
     "namespace": {"type": "str", "default": "token-labs"},
     "tenants_namespace": {"type": "str", "default": "kuadrant-system"},
@@ -154,15 +163,21 @@ def found(kube: Kube, api_version: str, kind: str, namespace: str) -> list[dict[
     return [{"kind": kind, **item} for item in kube.list(path)]
 
 
+def gateway_and_routes(kube: Kube, spec: Spec) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    gateways = found(kube, GATEWAY_VERSION, "Gateway", spec.namespace)
+    named = (item for item in gateways if item["metadata"]["name"] == spec.gateway)
+    return next(named, None), found(kube, GATEWAY_VERSION, "HTTPRoute", spec.namespace)
+
+
 def guard(kube: Kube, spec: Spec, tenants_namespace: str) -> list[str]:
     """Look at the cluster for what would open a hole; the tiers that go."""
     namespace = spec.namespace
-    gateways = found(kube, "gateway.networking.k8s.io/v1", "Gateway", namespace)
+    gateway, routes = gateway_and_routes(kube, spec)
     requests = found(kube, KUADRANT, "RateLimitPolicy", namespace)
     reasons = holes(
         spec,
-        next((item for item in gateways if item["metadata"]["name"] == spec.gateway), None),
-        found(kube, "gateway.networking.k8s.io/v1", "HTTPRoute", namespace),
+        gateway,
+        routes,
         found(kube, ENVOY_GATEWAY, "EnvoyExtensionPolicy", namespace),
         [
             *requests,
@@ -194,22 +209,39 @@ def bring(kube: Kube, spec: Spec, check: bool, nudge: bool) -> list[Report]:
     return reports
 
 
+def remove(kube: Kube, spec: Spec, check: bool) -> list[Report]:
+    reasons = still_open(spec, *gateway_and_routes(kube, spec))
+    if reasons:
+        raise PolicyError(reasons)
+    return [Applier(kube, check=check).absent(all_policies(spec))]
+
+
 def main() -> None:
-    module = kube_module(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = kube_module(
+        argument_spec=ARGUMENTS,
+        required_if=[("state", "present", ("tiers", "paths", "models"))],
+        supports_check_mode=True,
+    )
     params = module.params
     spec = Spec(
-        tiers=params["tiers"],
-        paths=params["paths"],
-        models={str(model.get("name")): str(model.get("served_name")) for model in params["models"]},
+        tiers=params["tiers"] or {},
+        paths=params["paths"] or [],
+        models={str(model.get("name")): str(model.get("served_name")) for model in params["models"] or []},
         gateway=params["gateway"],
         namespace=params["namespace"],
         token_limits=params["token_limits"],
     )
+    policies: list[dict[str, Any]] = []
+    removed: list[str] = []
     try:
-        policies = render(spec)
-        kube = connect(module)
-        removed = guard(kube, spec, params["tenants_namespace"])
-        reports = bring(kube, spec, module.check_mode, params["nudge"])
+        if params["state"] == "present":
+            policies = render(spec)
+            kube = connect(module)
+            removed = guard(kube, spec, params["tenants_namespace"])
+            reports = bring(kube, spec, module.check_mode, params["nudge"])
+        else:
+            kube = connect(module)
+            reports = remove(kube, spec, module.check_mode)
     except PolicyError as error:
         module.fail_json(msg="\n".join(["Refused, nothing was changed:", *(f"- {reason}" for reason in error.reasons)]))
     except KubeError as error:

@@ -57,7 +57,8 @@ def run(server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         arguments = {"tiers": TIERS, "paths": PATHS, "models": MODELS, **changes}
         internal = {"_ansible_check_mode": check, "_ansible_diff": diff}
         capsys.readouterr()
-        with patch_module_args({**arguments, **internal}), pytest.raises(SystemExit):
+        given = {key: value for key, value in arguments.items() if value is not None}
+        with patch_module_args({**given, **internal}), pytest.raises(SystemExit):
             module.main()
         return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
@@ -154,7 +155,7 @@ def test_a_tier_that_tenants_use_stays(server: ApiServer, run: Run) -> None:
     before = server.mark()
     refused = run()
     assert refused["failed"] and "tier gold cannot be removed: 7 tenants still use it" in refused["msg"]
-    assert "tenant-4, ...)" in refused["msg"] and "silver" not in refused["msg"]
+    assert "tenant-6)" in refused["msg"] and "silver" not in refused["msg"]
     assert "NOT_TO_BE_SEEN" not in json.dumps(refused)
     assert server.writes(before) == []
     assert run(check=True)["failed"]
@@ -184,6 +185,43 @@ def test_a_hole_in_the_cluster_stops_everything(server: ApiServer, run: Run) -> 
     assert refused["failed"] and "EnvoyExtensionPolicy mine" in refused["msg"]
     assert server.writes(before) == []
     server.raw("DELETE", f"{path}/mine")
+
+
+def test_policies_go_after_the_routes(server: ApiServer, run: Run) -> None:
+    run()
+    group = "/apis/gateway.networking.k8s.io/v1/namespaces/token-labs"
+    gateway = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "token-labs-gateway"},
+        "spec": {"gatewayClassName": "eg", "listeners": [{"name": "http", "protocol": "HTTP", "port": 80}]},
+    }
+    route = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "models"},
+        "spec": {"parentRefs": [{"name": "token-labs-gateway"}]},
+    }
+    server.raw("POST", f"{group}/gateways", gateway)
+    server.raw("POST", f"{group}/httproutes", route)
+    gone = {"state": "absent", "tiers": None, "paths": None, "models": None}
+    before = server.mark()
+    for check in (True, False):
+        refused = run(check=check, **gone)
+        assert refused["failed"] and "still has the HTTPRoutes models" in refused["msg"]
+    assert server.writes(before) == []
+
+    server.raw("DELETE", f"{group}/httproutes/models")
+    before = server.mark()
+    assert kinds(run(check=True, **gone)) == ALL
+    assert server.writes(before) == []
+    assert kinds(run(**gone)) == ALL
+    assert not run(**gone)["changed"]
+    server.raw("DELETE", f"{group}/gateways/token-labs-gateway")
+
+
+def test_what_the_policies_are_made_of_is_needed(run: Run) -> None:
+    assert "tiers, paths, models" in run(tiers=None, paths=None, models=None)["msg"]
 
 
 def test_a_bad_tier_is_refused_before_the_cluster_is_asked(server: ApiServer, run: Run) -> None:

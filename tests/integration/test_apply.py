@@ -464,6 +464,24 @@ def test_removal_says_what_holds_it_up(api: ApiServer, run: RunModule, namespace
     assert run(apply, definitions=[config_map()], namespace=namespace)["counts"]["created"] == 1
 
 
+def test_removal_lets_go_what_only_named_finalizers_hold(api: ApiServer, run: RunModule, namespace: str) -> None:
+    held = config_map()
+    held["metadata"] = {"name": "one", "finalizers": ["example.org/gone", "example.org/other"]}
+    run(apply, definitions=[held], namespace=namespace)
+    release = {"state": "absent", "timeout": 1, "release_finalizers": ["example.org/gone"]}
+    result = run(apply, definitions=[held], namespace=namespace, **release)
+    assert "still there after 1 s, held by example.org/other" in result["msg"]
+    path = f"/api/v1/namespaces/{namespace}/configmaps/one"
+    assert api.raw("GET", path)["metadata"]["finalizers"] == ["example.org/other"]
+    release["release_finalizers"] = ["example.org/other"]
+    result = run(apply, definitions=[held], namespace=namespace, **release)
+    assert result["changed_objects"] == [f"ConfigMap/{namespace}/one"]
+    assert "was held by example.org/other for 1 s" in str(result["warnings"])
+    assert run(apply, definitions=[held], namespace=namespace, **release)["changed"] is False
+    refused = run(apply, definitions=[held], namespace=namespace, release_finalizers=["example.org/gone"])
+    assert "release_finalizers needs state=absent" in refused["msg"]
+
+
 def test_manifests_from_files(api: ApiServer, run: RunModule, namespace: str, tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("---\n" + yaml.safe_dump(config_map("b")) + "---\n# nothing\n")
     listing = {"apiVersion": "v1", "kind": "List", "items": [config_map("a")]}

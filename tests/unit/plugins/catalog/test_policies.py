@@ -226,10 +226,29 @@ def test_a_tier_in_use_is_not_removed() -> None:
     live = policies.request_limits(replace(SPEC, tiers={**SPEC.tiers, "gold": SPEC.tiers["pro"]}))
     assert policies.removed_tiers(live, SPEC) == ["gold"]
     assert policies.removed_tiers(None, SPEC) == []
-    tenants = [(f"tenant-{n}", "gold") for n in range(7)] + [("tenant-0", "gold"), ("acme", "free")]
+    tenants = [(f"tenant-{n}", "gold") for n in range(10, 22)] + [("tenant-10", "gold"), ("acme", "free")]
     [reason] = policies.in_use(["gold"], tenants)
-    assert "7 tenants still use it (tenant-0, tenant-1, tenant-2, tenant-3, tenant-4, ...)" in reason
+    named = ", ".join(f"tenant-{n}" for n in range(10, 20))
+    assert f"12 tenants still use it ({named}, ...)" in reason
     assert policies.in_use(["gold"], [("acme", "free")]) == []
+
+
+def test_policies_stay_while_there_is_something_to_close() -> None:
+    gateway = {"metadata": {"name": SPEC.gateway}}
+    attached = {"metadata": {"name": "models"}, "spec": {"parentRefs": [{"name": SPEC.gateway}]}}
+    other = {"metadata": {"name": "other"}, "spec": {"parentRefs": [{"name": "another-gateway"}]}}
+    [reason] = policies.still_open(SPEC, gateway, [other, attached])
+    assert "still has the HTTPRoutes models," in reason
+    assert policies.still_open(SPEC, gateway, [other]) == []
+    assert policies.still_open(SPEC, None, [attached]) == []
+
+
+def test_removal_knows_every_policy() -> None:
+    def names(objects: list[policies.Data]) -> set[tuple[str, str]]:
+        return {(each["kind"], each["metadata"]["name"]) for each in objects}
+
+    rendered = [*policies.render(SPEC), *policies.render(replace(SPEC, token_limits="kuadrant"))]
+    assert names(policies.all_policies(SPEC)) == names(rendered)
 
 
 def test_a_nudge_changes_no_decision() -> None:
