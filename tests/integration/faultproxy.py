@@ -35,7 +35,10 @@ KEPT = ("content-type", "retry-after", "warning")
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks for; the verb is Kubernetes', with `continue` for every page of a list but the first."""
+    """What a client asks for; the verb is Kubernetes', with `continue` for every page of a list but the first.
+
+    Reading anything but Secrets is `discover`.
+    """
 
     verb: str
     method: str
@@ -47,7 +50,9 @@ class Request:
     def of(cls, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Request:
         parts = urlsplit(target)
         verb = VERBS.get(method, "get")
-        if verb == "get" and COLLECTION.fullmatch(parts.path):
+        if verb == "get" and "/secrets" not in parts.path:
+            verb = "discover"
+        elif verb == "get" and COLLECTION.fullmatch(parts.path):
             verb = "continue" if "continue" in parse_qs(parts.query) else "list"
         return cls(verb, method, target, headers, body)
 
