@@ -4,89 +4,16 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
 import re
 import stat
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.apiserver import ApiServer
+from tests.integration.tenants_operator import Operator
 
-REPO = Path(__file__).resolve().parents[2]
 KEY = re.compile(r"tlabs_sk_[A-Za-z0-9_-]{43}")
-
-
-class Operator:
-    """A folder with an inventory of one controller, which is this machine, and ansible-playbook run in it."""
-
-    def __init__(self, api: ApiServer, namespace: str, directory: Path):
-        self.api = api
-        self.path = f"/api/v1/namespaces/{namespace}/secrets"
-        self.directory = directory
-        self.credentials = directory / "credentials"
-        self.keys = directory / "controller" / "keys"
-        play: dict[str, Any] = {
-            "hosts": "controllers[0]",
-            "gather_facts": False,
-            "module_defaults": {"group/tokenlabs.platform.k8s": {"kubeconfig": str(api.kubeconfig)}},
-            # As in the playbooks: the controller's interpreter is not there on the operator's machine.
-            "vars": {"ansible_python_interpreter": str(self._controllers_python())},
-            "roles": [{"role": "tokenlabs.platform.tenants"}],
-        }
-        (directory / "play.json").write_text(json.dumps([play]))
-        variables = {
-            "ansible_connection": "local",
-            "tenants_namespace": namespace,
-            "tenants_key_dir": str(self.keys),
-            "tokenlabs_tiers": {"free": {}, "pro": {}},
-        }
-        hosts = {"all": {"children": {"controllers": {"hosts": {"controller": variables}}}}}
-        (directory / "hosts.json").write_text(json.dumps(hosts))
-        self.log = directory / "ansible.log"
-
-    def _controllers_python(self) -> Path:
-        link = self.directory / "controllers-python"
-        link.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        link.chmod(0o755)
-        return link
-
-    def run(
-        self, *tenants: dict[str, Any], options: tuple[str, ...] = (), rc: int = 0, **variables: Any
-    ) -> dict[str, Any]:
-        given = {"tokenlabs_tenants": list(tenants), **variables}
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                str(self.directory / "hosts.json"),
-                str(self.directory / "play.json"),
-                "-e",
-                json.dumps(given),
-                *options,
-            ],
-            cwd=self.directory,
-            env={
-                **{key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "K8S_"))},
-                "ANSIBLE_COLLECTIONS_PATH": str(REPO / "collections"),
-                "ANSIBLE_LOG_PATH": str(self.log),
-                "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
-                "ANSIBLE_NOCOLOR": "1",
-                "LC_ALL": "C.UTF-8",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == rc, output
-        recap = re.search(r"controller +: (.*)", output)
-        assert recap, output
-        return {"output": output, **{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", recap[1])}}
 
 
 @pytest.fixture
