@@ -51,22 +51,31 @@ class Operator:
         return link
 
     def run(
-        self,
-        *tenants: dict[str, Any],
-        options: tuple[str, ...] = (),
-        rc: int = 0,
-        environment: dict[str, str] | None = None,
-        **variables: Any,
+        self, *tenants: dict[str, Any], options: tuple[str, ...] = (), rc: int = 0, **variables: Any
     ) -> dict[str, Any]:
-        given = {"tokenlabs_tenants": list(tenants), **variables}
-        done = subprocess.run(
+        """Run the role and say what the recap counts."""
+        done = self.start({"tokenlabs_tenants": list(tenants), **variables}, options)
+        output = done.stdout + done.stderr
+        assert done.returncode == rc, output
+        recap = re.search(r"controller +: (.*)", output)
+        assert recap, output
+        return {"output": output, **{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", recap[1])}}
+
+    def start(
+        self,
+        variables: dict[str, Any],
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        play: str = "play.json",
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
                 "-i",
                 str(self.directory / "hosts.json"),
-                str(self.directory / "play.json"),
+                str(self.directory / play),
                 "-e",
-                json.dumps(given),
+                json.dumps(variables),
                 *options,
             ],
             cwd=self.directory,
@@ -83,8 +92,3 @@ class Operator:
             text=True,
             check=False,
         )
-        output = done.stdout + done.stderr
-        assert done.returncode == rc, output
-        recap = re.search(r"controller +: (.*)", output)
-        assert recap, output
-        return {"output": output, **{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", recap[1])}}
