@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab import build, controlplane, faults, hosts, netns, pki, processes, rootfs, wheels, wire
+from lab import build, controlplane, faults, hosts, limits, netns, pki, processes, rootfs, wheels, wire
 from lab.build import clock
 from lab.paths import API_URL, DEFAULT_HOSTS, OUTSIDE, REPO, Lab, LabError, plan_hosts, state_root
 
@@ -198,6 +198,7 @@ def command_up(lab: Lab, arguments: argparse.Namespace) -> int:
         prepare(lab)
         prepared = time.monotonic()
         lay_out(lab)
+        limits.acquire(lab.cgroup, lab.state)
         keeper = launch(lab)
         try:
             status = follow(lab, keeper)
@@ -256,6 +257,7 @@ def remove(lab: Lab) -> list[str]:
     netns.clean_cgroups(lab.cgroup)
     if lab.state.exists():
         shutil.rmtree(lab.state, ignore_errors=True)
+    limits.release(lab.cgroup)
     return remains(lab)
 
 

@@ -82,6 +82,9 @@ class FakeApi:
             found = [o for (b, k, n, _), o in sorted(self.objects.items())
                      if (b, k) == (base, kind) and namespace in ("", n)]  # fmt: skip
             return 200, {"items": found}
+        if method == "PUT":
+            self.put(base, kind, namespace, name or "", body)
+            return 200, self.objects[(base, kind, namespace, name or "")]
         if name is None:
             name = body["metadata"]["name"]
             self.put(base, kind, namespace, name, body)
@@ -122,7 +125,7 @@ def _server(api: FakeApi, address: str, cert: Path, key: Path, ca: Path) -> http
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = answer
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     server = http.server.ThreadingHTTPServer((address, 0), Handler)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -81,7 +81,7 @@ def _spend(host: Host, name: str, token: str) -> bool:
 
 # -- requests
 def join(host: Host, body: dict[str, Any], peer: str, asked: str) -> dict[str, Any]:
-    from . import argfile, cluster
+    from . import argfile, dqlite, tree
 
     if not take_token(host, str(body.get("token", ""))):
         raise Refusal(500, "Invalid token")
@@ -91,54 +91,62 @@ def join(host: Host, body: dict[str, Any], peer: str, asked: str) -> dict[str, A
         raise Refusal(502, f"The port of the cluster agent port has to be set to {AGENT_PORT}.")
     if peer == asked:
         raise Refusal(503, f"The joining node has the same IP ({peer}) as the node we contact")
-    worker = bool(body.get("worker"))
-    if not worker:
-        if any(m.rsplit(":", 1)[0] == peer for m, _role in cluster.members(host)):
-            raise Refusal(
-                500, f"Failed to retrieve dqlite cluster nodes: the joining node ({peer}) is already known to dqlite"
-            )
-        raise Refusal(501, "Control plane joins are not simulated here")
+    members = dqlite.read(host)
+    if any(m.ip == peer for m in members):
+        raise Refusal(
+            500, f"Failed to retrieve dqlite cluster nodes: the joining node ({peer}) is already known to dqlite"
+        )
+    if len(members) > 1 and not dqlite.has_quorum(host):
+        raise Refusal(500, "Failed to retrieve dqlite cluster nodes: no available dqlite leader server found")
     leave_loopback(host, asked)
-    node, token = str(body.get("hostname", "")).lower(), str(body["token"])
-    callback = remember_callback(host, node)
-    for name in ("kubelet", "proxy"):
-        _append(host, "certs-request-tokens.txt", f"{token}-{name}")
     host.lock("no-cert-reissue").touch()
-    return {
+    common = {
         "ca": (host.certs / "ca.crt").read_text(),
+        "ca_key": None,
         "apiport": argfile.read(host.args / "kube-apiserver").get("--secure-port", "16443"),
         "kubelet_args": (host.args / "kubelet").read_text(),
         "hostname_override": peer,
-        "callback_token": callback,
-        "control_plane_nodes": [m.rsplit(":", 1)[0] for m, _role in cluster.members(host)],
+        "callback_token": tree.callback_token(host),
         "cluster_cidr": argfile.read(host.args / "kube-proxy").get("--cluster-cidr", ""),
         "api_authz_mode": argfile.read(host.args / "kube-apiserver").get("--authorization-mode", ""),
     }
+    return {**common, **(for_worker(host, str(body["token"])) if body.get("worker") else for_control_plane(host))}
 
 
-def remember_callback(host: Host, node: str) -> str:
-    path = host.credentials / "callback-tokens.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
-    token = os.urandom(32).hex()
-    kept = [line for line in lines if line.partition(" ")[0] != f"{node}:{AGENT_PORT}"]
-    with open(path, "w") as out:
-        out.write("".join(line + "\n" for line in [*kept, f"{node}:{AGENT_PORT} {token}"]))
-    return token
+def for_worker(host: Host, token: str) -> dict[str, Any]:
+    from . import dqlite
+
+    for name in ("kubelet", "proxy"):
+        _append(host, "certs-request-tokens.txt", f"{token}-{name}")
+    return {"control_plane_nodes": [m.ip for m in dqlite.read(host)]}
+
+
+def for_control_plane(host: Host) -> dict[str, Any]:
+    from . import dqlite
+
+    return {
+        "ca_key": (host.certs / "ca.key").read_text(),
+        "service_account_key": (host.certs / "serviceaccount.key").read_text(),
+        "cluster_cert": (host.backend / "cluster.crt").read_text(),
+        "cluster_key": (host.backend / "cluster.key").read_text(),
+        "voters": [m.address for m in dqlite.read(host) if m.role == dqlite.VOTER],
+        "lab_api": host.api_url,  # the lab's own: where the API server of this cluster really listens
+    }
 
 
 def leave_loopback(host: Host, address: str) -> None:
     """The first join of any node moves dqlite from the loopback address to the one that was asked: the API blips."""
-    from . import cluster, tree
+    from . import dqlite, tree
     from .units import Services
 
-    if not any(m.startswith("127.0.0.1:") for m, _role in cluster.members(host)):
+    if not any(m.ip == "127.0.0.1" for m in dqlite.read(host)):
         return
-    tree.make_backend(host, f"{address}:19001")
     services = Services(host)
-    services.api_port(up=False)
+    services.stop(["daemon-k8s-dqlite"])
+    tree.make_backend(host, f"{address}:{dqlite.PORT}")
     if os.fork() == 0:
         time.sleep(host.settings.rebind_delay)
-        services.api_port(up=True)
+        services.start(["daemon-k8s-dqlite"])
         os._exit(0)
 
 

@@ -8,11 +8,10 @@ eyes of its MicroK8s; its few rows come from a local record.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import argfile, kube
+from . import argfile, dqlite, kube
 from .addons.table import Addon, available
 from .host import Host, read_json, write_file
 
@@ -47,13 +46,7 @@ def node_state(node: dict[str, Any]) -> str:
 
 def members(host: Host) -> list[tuple[str, str]]:
     """(address, role) of dqlite's members, in the order of their addresses."""
-    try:
-        text = (host.backend / "cluster.yaml").read_text()
-    except FileNotFoundError:
-        return []
-    roles = ("voter", "standby", "spare")
-    found = re.findall(r"Address: (\S+)\n\s+ID: \d+\n\s+Role: (\d)", text)
-    return sorted((address, roles[int(role)]) for address, role in found)
+    return [(m.address, dqlite.ROLES[m.role]) for m in dqlite.read(host)]
 
 
 def is_rbac(host: Host) -> bool:

@@ -49,12 +49,13 @@ class Settings(NamedTuple):
     address: str = ""  # tests only; empty: the address of the default route
     addresses: tuple[str, ...] = ()  # tests only; empty: what `hostname -I` says
     api: str = ""  # tests only; empty: port 16443 of this host
+    loopback: str = "127.0.0.1"  # tests only: where a worker's proxy listens
     services: str = "systemd"  # or "record": only note what would be done
     install_delay: float = 1.0
     launch_delay: float = 1.0
     ready_delay: float = 1.0
     rebind_delay: float = 2.0  # how long the API is away at the first join
-    restart_delay: float = 0.0
+    role_delay: float = 3.0  # after which dqlite's leader gives out roles anew (the real one: 30 s)
     node: dict[str, str] = {}  # capacity: cpu, memory, ephemeral-storage
 
 
@@ -106,6 +107,11 @@ class Host:
 
     def locked(self, name: str) -> bool:
         return self.lock(name).exists()
+
+    @property
+    def quorum_file(self) -> Path:
+        """There while the datastore has its majority, as far as this host sees."""
+        return self.path("run/snapsim-quorum")
 
     @property
     def runtime_file(self) -> Path:

@@ -14,16 +14,18 @@ import shutil
 import signal
 import ssl
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import argfile, options, pki, tree, wire
+from . import argfile, dqlite, options, pki, ports, tree, wire
 from .console import finish, need_permission, need_started
 from .host import AGENT_PORT, API_PORT, Host, write_file
-from .units import Services
+from .units import DAEMONS, Services
 
 FORMAT = "Invalid connection: Expected format: <master_IP>:<master_PORT>/<token>[/<fingerprint>]"
+WORKER_FLAGS = {"--client-ca-file": "${SNAP_DATA}/certs/ca.remote.crt", "--node-labels": tree.WORKER_LABELS}
 WORKER_TEXT = """
 The node has joined the cluster and will appear in the nodes list in a few seconds.
 
@@ -59,9 +61,9 @@ class Target:
 class Agent:
     """The control plane's cluster-agent. Connections have no timeout, as with the real join."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, host: Host, target: Target) -> None:
         self.target = target
-        self.connection = wire.Connection(target.address, target.port, wire.context())
+        self.connection = wire.Connection(target.address, target.port, wire.context(), source=host.settings.address)
 
     def presented_fingerprint(self) -> str:
         return pki.fingerprint(ssl.get_server_certificate((self.target.address, self.target.port)))
@@ -71,7 +73,7 @@ class Agent:
 
 
 def contact(host: Host, target: Target, verify: bool, worker: bool) -> dict[str, Any]:
-    agent = Agent(target)
+    agent = Agent(host, target)
     if verify and target.fingerprint:
         presented = agent.presented_fingerprint()
         if presented != target.fingerprint:
@@ -104,11 +106,11 @@ def backup(host: Host, name: str) -> None:
         shutil.copyfile(source, copy)
 
 
-def take_kubelet_args(host: Host, info: dict[str, Any]) -> None:
+def take_kubelet_args(host: Host, info: dict[str, Any], own: dict[str, str]) -> None:
     """The controller's arguments as they are, then this node's own few flags over them."""
     backup(host, "kubelet")
     write_file(host.args / "kubelet", info["kubelet_args"], 0o660)
-    changes = {"--client-ca-file": "${SNAP_DATA}/certs/ca.remote.crt", "--node-labels": tree.WORKER_LABELS}
+    changes = dict(own)
     if "--node-ip" in argfile.read(host.args / "kubelet"):
         changes["--node-ip"] = info["hostname_override"]
     if "--hostname-override" in argfile.read(host.args / "kubelet"):
@@ -120,7 +122,9 @@ def obtain_certificate(host: Host, target: Target, name: str, subject: str) -> N
     key, cert = host.certs / f"{name}.key", host.certs / f"{name}.crt"
     names = [host.node_name, host.address] if name == "kubelet" else []
     request = pki.make_request(key, subject, names)
-    answer = Agent(target).post("/cluster/api/v1.0/sign-cert", {"token": f"{target.token}-{name}", "request": request})
+    answer = Agent(host, target).post(
+        "/cluster/api/v1.0/sign-cert", {"token": f"{target.token}-{name}", "request": request}
+    )
     if answer.status != 200:
         text = answer.json().get("error", "") if answer.body else ""
         finish(1, out=f"Failed to sign {name} certificate. {text} ({answer.status}).")
@@ -136,15 +140,58 @@ def write_kubeconfigs(host: Host) -> None:
         write_file(host.credentials / f"{name}.config", config, 0o660)
 
 
-def write_endpoints(host: Host, addresses: Sequence[str]) -> None:
-    servers = "".join(f"        - address: {a}:{API_PORT}\n" for a in addresses)
-    write_file(
-        host.args / "traefik/provider.yaml",
-        "tcp:\n  routers:\n    Router-1:\n      rule: HostSNI(`*`)\n      service: kube-apiserver\n"
-        "      tls:\n        passthrough: true\n  services:\n    kube-apiserver:\n      loadBalancer:\n"
-        f"        servers:\n{servers}",
-        0o660,
-    )
+def keep_copy(host: Host, name: str, text: str) -> None:
+    """Replace a file of certs, and leave the old one beside it."""
+    path = host.certs / name
+    shutil.copyfile(path, path.with_name(f"{name}.backup"))
+    write_file(path, text, 0o660)
+
+
+def join_control_plane(host: Host, info: dict[str, Any]) -> None:
+    """Take over the cluster's authority, then become a member of its datastore."""
+    services = Services(host)
+    for name, key in (("ca.crt", "ca"), ("ca.key", "ca_key"), ("serviceaccount.key", "service_account_key")):
+        keep_copy(host, name, info[key])
+    tree.use_api(host, str(info.get("lab_api") or ""))
+    tree.make_own_certificates(host)
+    if mode := info.get("api_authz_mode"):
+        argfile.update(host.args / "kube-apiserver", {"--authorization-mode": mode})
+    take_kubelet_args(host, info, {})
+    write_file(host.credentials / "callback-token.txt", info["callback_token"] + "\n", 0o660)
+    die_midway(host)
+    services.stop(["daemon-kubelite", "daemon-k8s-dqlite"])
+    shutil.rmtree(host.backend.with_name("backend.backup"), ignore_errors=True)
+    host.backend.rename(host.backend.with_name("backend.backup"))
+    for name, key in (("cluster.crt", "cluster_cert"), ("cluster.key", "cluster_key")):
+        write_file(host.backend / name, info[key], 0o660)
+    voters = "".join(f"- {address}\n" for address in info["voters"])
+    mine = f"{info['hostname_override']}:{dqlite.PORT}"
+    write_file(host.backend / "init.yaml", f"Address: {mine}\nCluster:\n{voters}", 0o660)
+    (host.state / "standalone.json").unlink(missing_ok=True)
+    services.install()
+    tree.own_by_group(host)
+    services.start(["daemon-k8s-dqlite", "daemon-kubelite"])
+    await_membership(host, mine)
+    services.restart(DAEMONS)
+    host.lock("no-cert-reissue").touch()
+
+
+def await_membership(host: Host, address: str) -> None:
+    """Wait for a while, and go on either way, as the real command does."""
+    print("Waiting for this node to finish joining the cluster.", end=" ", flush=True)
+    for _attempt in range(10):
+        if any(m.address == address for m in dqlite.read(host)):
+            break
+        print("..", end=" ", flush=True)
+        time.sleep(2)
+    print(" ")
+
+
+def die_midway(host: Host) -> None:
+    if fault := host.fault("join_dies_midway"):
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(1, out="Failed to sign kubelet certificate. (500).")
 
 
 def join_worker(host: Host, target: Target, info: dict[str, Any]) -> None:
@@ -154,17 +201,14 @@ def join_worker(host: Host, target: Target, info: dict[str, Any]) -> None:
     mode = info.get("api_authz_mode")
     if mode:
         argfile.update(host.args / "kube-apiserver", {"--authorization-mode": mode})
-    take_kubelet_args(host, info)
+    take_kubelet_args(host, info, WORKER_FLAGS)
     backup(host, "kube-proxy")
-    if fault := host.fault("join_dies_midway"):
-        if fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        finish(1, out="Failed to sign kubelet certificate. (500).")
+    die_midway(host)
     obtain_certificate(host, target, "proxy", "/CN=system:kube-proxy")
     obtain_certificate(host, target, "kubelet", f"/CN=system:node:{host.node_name}/O=system:nodes")
     write_kubeconfigs(host)
     write_file(host.credentials / "callback-token.txt", info["callback_token"] + "\n", 0o660)
-    write_endpoints(host, info["control_plane_nodes"])
+    write_file(host.args / "traefik/provider.yaml", ports.render_endpoints(info["control_plane_nodes"]), 0o660)
     tree.own_by_group(host)
     # The locks come last: whoever dies before this line still looks like a host of its own.
     host.lock("no-apiserver-proxy").unlink(missing_ok=True)
@@ -194,9 +238,10 @@ def run(host: Host, argv: Sequence[str]) -> None:
     print(f"Contacting cluster at {target.address}")
     sys.stdout.flush()
     info = contact(host, target, not found.flag("--skip-verify"), worker)
-    if not worker:
-        finish(1, out="Joining as a control plane node is not simulated here. Use --worker.")
-    print(WORKER_TEXT)
-    join_worker(host, target, info)
+    if worker:
+        print(WORKER_TEXT)
+        join_worker(host, target, info)
+    else:
+        join_control_plane(host, info)
     host.lock("join-in-progress").unlink(missing_ok=True)
     finish(0, out="Successfully joined the cluster.")

@@ -96,6 +96,17 @@ def admin(host: Host, timeout: float = 15) -> Kube:
     return Kube(_url(host), host.certs / "ca.crt", host.certs / "client.crt", host.certs / "client.key", timeout)
 
 
+def server_client(host: Host, timeout: float = 15) -> Kube:
+    """The API as the control plane's own server, which keeps the list of its addresses."""
+    ca, name = host.certs / "ca.crt", "apiserver"
+    return Kube(_url(host), ca, host.certs / f"{name}.crt", host.certs / f"{name}.key", timeout)
+
+
+def proxy_client(host: Host, timeout: float = 5) -> Kube:
+    """The API as this worker's kube-proxy."""
+    return Kube(_url(host), host.certs / "ca.remote.crt", host.certs / "proxy.crt", host.certs / "proxy.key", timeout)
+
+
 def node_client(host: Host, timeout: float = 15) -> Kube:
     """The API as this host's kubelet: through the local proxy on a worker, with the certificate of the join."""
     ca = host.certs / ("ca.remote.crt" if host.is_worker else "ca.crt")

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import argfile, kube
+from . import argfile, endpoints, kube
 from .host import Host, read_json
 
-LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS = 10, 2, 300
+LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS, REFRESH_SECONDS = 10, 2, 300, 30
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
 _DEFAULT_CAPACITY = {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "400Gi"}
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
@@ -231,9 +231,15 @@ class Kubelet:
             if due:
                 self.renew()
 
+    def keep_endpoints(self) -> None:
+        if self.host.is_worker:
+            endpoints.follow(self.host, kube.proxy_client(self.host))
+        else:
+            endpoints.announce(self.host, kube.server_client(self.host))
+
     def run(self) -> None:
         registered = False
-        next_beat, seen = 0.0, -1.0
+        next_beat, next_look, seen = 0.0, 0.0, -1.0
         while True:
             pause: float = POLL_SECONDS
             try:
@@ -246,6 +252,9 @@ class Kubelet:
                     seen = stamp
                     if due:
                         next_beat = time.monotonic() + LEASE_SECONDS
+                if time.monotonic() >= next_look:
+                    self.keep_endpoints()
+                    next_look = time.monotonic() + (REFRESH_SECONDS if self.host.is_worker else LEASE_SECONDS)
                 if not self.settled():
                     pause = 0.5
             except (OSError, ValueError, kube.KubeError) as error:

@@ -94,6 +94,11 @@ def issue(ca: tuple[Path, Path], cert: Path, key: Path, subject: str, names: Seq
     key.chmod(0o660)
 
 
+def make_key(path: Path) -> None:
+    path.write_bytes(_openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"))
+    path.chmod(0o660)
+
+
 def make_request(key: Path, subject: str, names: Sequence[str] = ()) -> str:
     with _config([san_line(names)] if names else []) as conf:
         extensions = ["-reqexts", "ext"] if names else []

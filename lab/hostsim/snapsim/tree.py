@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from . import pki
+from . import dqlite, endpoints, pki
 from .addons import table
 from .host import AGENT_PORT, API_PORT, Host, write_file
 from .store import Release
@@ -187,17 +187,36 @@ def make_identity(host: Host, seeded: bool) -> None:
     host.credentials.mkdir(parents=True, exist_ok=True)
     ca, key = authorities(host)
     seed, url = host.state / "seed", host.seeded_url() if seeded else ""
+    if url and endpoints.lives_elsewhere(host, url):
+        url = ""
+    use_api(host, url)
     if url:
-        write_file(host.state / "api-url", url + "\n")
         shutil.copyfile(seed / "ca.crt", ca)
         shutil.copyfile(seed / "ca.key", key)
     else:
-        (host.state / "api-url").unlink(missing_ok=True)
         pki.make_ca(ca, key, "10.152.183.1")
+    pki.make_key(host.certs / "serviceaccount.key")
+    make_own_certificates(host)
+
+
+def use_api(host: Host, url: str) -> None:
+    """Which API server this host's MicroK8s is the face of; none for a cluster of its own."""
+    if url:
+        write_file(host.state / "api-url", url + "\n")
+    else:
+        (host.state / "api-url").unlink(missing_ok=True)
+
+
+def make_own_certificates(host: Host) -> None:
+    """What this host's authority signs for its own services, and their kubeconfigs."""
+    ca, key = authorities(host)
     make_server_certificate(host)
     users = {"client": ("/CN=admin/O=system:masters", "admin"),
              "kubelet": (f"/CN=system:node:{host.node_name}/O=system:nodes", f"system:node:{host.node_name}"),
              "proxy": ("/CN=system:kube-proxy", "system:kube-proxy")}  # fmt: skip
+    if host.api_url:
+        pki.issue((ca, key), host.certs / "apiserver.crt", host.certs / "apiserver.key",
+                  "/CN=system:apiserver/O=system:masters")  # fmt: skip
     for name, (subject, user) in users.items():
         cert, private = host.certs / f"{name}.crt", host.certs / f"{name}.key"
         pki.issue((ca, key), cert, private, subject)
@@ -212,17 +231,14 @@ def make_args(host: Host) -> None:
         write_file(host.args / name, text, 0o660)
 
 
-def make_backend(host: Host, address: str = "127.0.0.1:19001") -> None:
-    """dqlite's list of members: only its shape matters here."""
-    write_file(host.backend / "info.yaml", f"Address: {address}\nID: {_member_id(host)}\nRole: 0\n", 0o660)
-    write_file(host.backend / "cluster.yaml", f"- Address: {address}\n  ID: {_member_id(host)}\n  Role: 0\n", 0o660)
+def make_backend(host: Host, address: str = f"127.0.0.1:{dqlite.PORT}") -> None:
+    """A datastore with one member."""
+    mine = dqlite.Member(address, dqlite.member_id(host), dqlite.VOTER)
+    dqlite.write_info(host, mine)
+    dqlite.write(host, [mine], dqlite.version(host) + 1)
     for name in ("cluster.crt", "cluster.key"):
         if not (host.backend / name).exists():
             shutil.copyfile(host.certs / f"server.{name[-3:]}", host.backend / name)
-
-
-def _member_id(host: Host) -> int:
-    return int.from_bytes(host.node_name.encode()[:7].ljust(7, b"0"), "big") | 1 << 60
 
 
 def make(host: Host, release: Release) -> None:

@@ -26,6 +26,7 @@ DAEMONS = (
 _IDLE = "/bin/sleep infinity"
 
 API_PORT_UNIT = "snapsim-apiserver.service"
+QUORUM = "/run/snapsim-quorum"
 
 
 def unit_of(daemon: str) -> str:
@@ -76,7 +77,12 @@ def units(api_url: str) -> dict[str, str]:
         ),
         "daemon-etcd": _service("daemon-etcd", _IDLE, unit=[_without("no-etcd")]),
         "daemon-flanneld": _service("daemon-flanneld", _IDLE, unit=[_without("no-flanneld")]),
-        "daemon-k8s-dqlite": _service("daemon-k8s-dqlite", _IDLE, unit=[_without("no-k8s-dqlite")]),
+        "daemon-k8s-dqlite": _service(
+            "daemon-k8s-dqlite",
+            f"{PROGRAM}/k8s-dqlite",
+            f"ExecStopPost={PROGRAM}/k8s-dqlite --stopped",
+            unit=[_without("no-k8s-dqlite")],
+        ),
         "daemon-kubelite": _service(
             "daemon-kubelite",
             f"{PROGRAM}/kubelite",
@@ -90,7 +96,7 @@ def units(api_url: str) -> dict[str, str]:
         kubelite = unit_of("daemon-kubelite")
         files[API_PORT_UNIT] = (
             f"[Unit]\nDescription=MicroK8s API server port\nBindsTo={kubelite}\nAfter={kubelite}\n"
-            f"{_without('clustered.lock')}\nStartLimitIntervalSec=0\n\n"
+            f"{_without('clustered.lock')}\nConditionPathExists={QUORUM}\nStartLimitIntervalSec=0\n\n"
             f"[Service]\nExecStart={PROGRAM}/api-port\nRestart=on-failure\nRestartSec=1\n"
         )
     return files
@@ -133,8 +139,11 @@ class Services:
     # -- life of an installation
     def install(self) -> None:
         self.wants.mkdir(parents=True, exist_ok=True)
-        for name, text in units(self.host.api_url).items():
+        wanted = units(self.host.api_url)
+        for name, text in wanted.items():
             write_file(self.directory / name, text)
+        if API_PORT_UNIT not in wanted:
+            (self.directory / API_PORT_UNIT).unlink(missing_ok=True)
         for daemon in DAEMONS:
             self._enable(daemon)
         if self.real:
@@ -194,9 +203,9 @@ class Services:
         return (self.wants / unit_of(daemon)).is_symlink()
 
     def api_port(self, up: bool) -> None:
-        """Open or close the control plane's port 16443."""
-        if self.real and self.host.api_url:
-            self._systemctl("start" if up else "stop", API_PORT_UNIT)
+        """Open or close the control plane's port 16443; it is never open without the API server's process."""
+        if self.real and self.host.api_url and (not up or self.active()["daemon-kubelite"]):
+            self._systemctl("--no-block", "start" if up else "stop", API_PORT_UNIT, check=False)
 
     def after_join(self) -> None:
         """The restarts of a worker's join, in the real order (kubelite and the proxy twice)."""

@@ -41,8 +41,11 @@ def context(ca: Path | None = None, cert: Path | None = None, key: Path | None =
 
 
 class Connection:
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext, timeout: float | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext, timeout: float | None = None, source: str = ""
+    ) -> None:
         self.address, self.tls, self.timeout = (host, port), tls, timeout
+        self.source = (source, 0) if source else None
         self._socket: ssl.SSLSocket | None = None
         self._buffer = b""
 
@@ -60,11 +63,14 @@ class Connection:
             self.close()
             if fresh:
                 raise
+        except OSError:  # no answer in time: what comes later must not be taken for the next one's
+            self.close()
+            raise
         return self._exchange(method, path, body, headers or {})  # the kept connection had gone stale
 
     def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
         if self._socket is None:
-            plain = socket.create_connection(self.address, self.timeout)
+            plain = socket.create_connection(self.address, self.timeout, self.source)
             self._socket = self.tls.wrap_socket(plain, server_hostname=self.address[0])
         lines = [
             f"{method} {path} HTTP/1.1",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import argfile, cluster, kube, wire
+from .. import argfile, cluster, kube, tree, wire
 from ..console import finish
 from ..host import AGENT_PORT, Host
 from ..units import Services
@@ -51,11 +51,7 @@ def push(host: Host, name: str, changes: dict[str, str | None]) -> None:
     if client is None:
         return
     _await_api(client)
-    tokens = dict(
-        line.rsplit(" ", 1)
-        for line in (host.credentials / "callback-tokens.txt").read_text().splitlines()
-        if " " in line
-    )
+    token = tree.callback_token(host)
     configuration = [
         {
             "name": name,
@@ -66,8 +62,7 @@ def push(host: Host, name: str, changes: dict[str, str | None]) -> None:
     ]
     for node in client.call("GET", "/api/v1/nodes").get("items") or []:
         node_name = node["metadata"]["name"]
-        token = tokens.get(f"{node_name}:{AGENT_PORT}")
-        if node_name == host.node_name or token is None:
+        if node_name == host.node_name:
             continue
         addresses = (node.get("status") or {}).get("addresses") or []
         address = next((a["address"] for a in addresses if a["type"] == "InternalIP"), node_name)
