@@ -35,6 +35,8 @@ SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-temp
 # On a Node: the keys of the taints that are ours, so that the lifecycle controller's are left alone.
 TAINTS_ANNOTATION = "tokenlabs.io/taints"
 SPARK_LABEL = "tokenlabs.io/spark"
+# On a Node that a playbook has cordoned: what for. One manager owns both, so that a cordon of others is left alone.
+MAINTENANCE_ANNOTATION = "tokenlabs.io/maintenance"
 # Names the device plugin's configuration for a node; the role gpu_operator writes one for each number of slots.
 SLOTS_LABEL = "nvidia.com/device-plugin.config"
 CRI_PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
@@ -196,6 +198,7 @@ def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
         "kubelet_version": status.get("nodeInfo", {}).get("kubeletVersion", ""),
         "address": addresses.get("InternalIP", ""),
         "unschedulable": bool(spec.get("unschedulable")),
+        "maintenance": node["metadata"].get("annotations", {}).get(MAINTENANCE_ANNOTATION, ""),
         "taints": spec.get("taints", []),
         "managed_taints": [key for key in managed.split(",") if key] if managed is not None else None,
     }
