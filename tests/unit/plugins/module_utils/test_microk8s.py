@@ -372,6 +372,7 @@ def test_cluster(host: Host) -> None:
                 "kubelet_version": "v1.34.3",
                 "address": "10.0.0.5",
                 "unschedulable": True,
+                "maintenance": "",
                 "heartbeat": "2026-01-02T03:04:05Z",
                 "taints": [],
                 "managed_taints": ["a", "b"],
