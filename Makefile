@@ -28,6 +28,9 @@ test-fast: ## What to run while working: lint and unit tests, under two minutes
 test-long: setup ## The tests that take too long for every change
 	@scripts/test.sh long
 
+bench: setup ## Measure, and write docs/benchmarks.md (BENCH=NAME for one of them)
+	@$(VENV)/python -m tests.bench $(BENCH)
+
 lint: ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	@scripts/test.sh lint
 

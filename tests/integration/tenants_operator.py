@@ -25,12 +25,15 @@ class Operator:
         self.directory = directory
         self.credentials = directory / "credentials"
         self.keys = directory / "controller" / "keys"
+        self.controllers_python = directory / "controllers-python"
+        self.controllers_python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        self.controllers_python.chmod(0o755)
         play: dict[str, Any] = {
             "hosts": "controllers[0]",
             "gather_facts": False,
             "module_defaults": {"group/tokenlabs.platform.k8s": {"kubeconfig": str(api.kubeconfig)}},
             # As in the playbooks: the controller's interpreter is not there on the operator's machine.
-            "vars": {"ansible_python_interpreter": str(self._controllers_python())},
+            "vars": {"ansible_python_interpreter": str(self.controllers_python)},
             "roles": [{"role": "tokenlabs.platform.tenants"}],
         }
         (directory / "play.json").write_text(json.dumps([play]))
@@ -43,12 +46,7 @@ class Operator:
         hosts = {"all": {"children": {"controllers": {"hosts": {"controller": variables}}}}}
         (directory / "hosts.json").write_text(json.dumps(hosts))
         self.log = directory / "ansible.log"
-
-    def _controllers_python(self) -> Path:
-        link = self.directory / "controllers-python"
-        link.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        link.chmod(0o755)
-        return link
+        self.command = [str(Path(sys.executable).with_name("ansible-playbook"))]
 
     def run(
         self, *tenants: dict[str, Any], options: tuple[str, ...] = (), rc: int = 0, **variables: Any
@@ -68,16 +66,12 @@ class Operator:
         environment: dict[str, str] | None = None,
         play: str = "play.json",
     ) -> subprocess.CompletedProcess[str]:
+        # In a file: thousands of tenants do not fit on a command line.
+        given = self.directory / "variables.json"
+        given.write_text(json.dumps(variables))
+        hosts = self.directory / "hosts.json"
         return subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                str(self.directory / "hosts.json"),
-                str(self.directory / play),
-                "-e",
-                json.dumps(variables),
-                *options,
-            ],
+            [*self.command, "-i", hosts, self.directory / play, "-e", f"@{given}", *options],
             cwd=self.directory,
             env={
                 **{key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "K8S_"))},
