@@ -147,8 +147,8 @@ def measure(bench: Bench, scale: float) -> Section:
     many, very_many, few = (max(5, int(number * scale)) for number in (MANY, VERY_MANY, FEW))
     section = Section(
         "Tenants",
-        "The role `tenants`, run by ansible-playbook against a kube-apiserver and etcd of its own (etcd does not\n"
-        "wait for the disk, the key files do). Each ratio was taken within one run of the benchmark; what is held against\n"
+        "The role `tenants`, run by ansible-playbook against a kube-apiserver and etcd of its own (etcd does not wait\n"
+        "for the disk, the key files do). Each ratio was taken within one run of the benchmark; what is held against\n"
         "each other ran by turns.",
     )
     wanted = tenants(many)
