@@ -34,14 +34,14 @@ positional: nodes, limits
 EXAMPLES = r"""
 - name: Report on the hosts
   ansible.builtin.debug:
-    msg: "{{ (probes | tokenlabs.platform.host_report(tokenlabs_catalog.nodes, limits)).table }}"
+    msg: "{{ (probes | tokenlabs.platform.host_report(tokenlabs_catalog.nodes, limits)).text }}"
 """
 
 RETURN = r"""
 _value:
   description:
-    - C(hosts) with a line about each host, C(table) with the lines of a table of all problems, and C(fatal) with the
-      number of problems that stop the run.
+    - C(text) with a line about each host and a table of all problems with what to do, C(verdict) with a sentence, and
+      C(fatal) with the number of problems that stop the run.
   type: dict
 """
 

@@ -19,6 +19,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._releases impor
     Release,
     kubernetes_minor,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import NETWORKS
 
 NAMESPACE = "token-labs"
 GATEWAY = "token-labs-gateway"
@@ -82,6 +83,7 @@ def derive(inventory: Inventory) -> Data:
             "http_port": gateway.get("http_port") or 80,
         },
         "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
+        "networks": dict(NETWORKS),
     }
 
 
@@ -188,6 +190,8 @@ def _node(host: Host) -> Data:
         "name": host.name,
         "role": "controller" if host.controller else "worker",
         "address": host.address,
+        # A Spark is arm64 unless told otherwise; a controller may be either.
+        "arch": host.vars.get("tokenlabs_arch") or ("arm64" if host.spark else None),
         "gpu": host.spark,
         "gpu_slots": (host.vars.get("tokenlabs_gpu_slots") or 1) if host.spark else 0,
         "labels": dict(host.vars.get("tokenlabs_node_labels") or {}),

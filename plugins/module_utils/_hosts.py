@@ -8,138 +8,129 @@ This module is private to the collection.
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Any
 
-GIB = 2**30
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+from ansible_collections.tokenlabs.platform.plugins.module_utils._host_rules import (
+    Finding,
+    Subject,
+    gib,
+    is_inner,
+    judge,
+)
+
+Hosts = Mapping[str, Subject]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not as it must be. A finding that is not fatal is shown and otherwise left alone."""
-
-    host: str
-    check: str
-    found: str
-    wanted: str
-    fatal: bool = True
+def _groups(hosts: Hosts, key: str) -> Iterator[list[str]]:
+    """Names of hosts of which a part of the identity is the same."""
+    by_value: dict[str, list[str]] = {}
+    for name, host in hosts.items():
+        by_value.setdefault(host.probe["identity"][key], []).append(name)
+    return (names for value, names in by_value.items() if value and len(names) > 1)
 
 
-def version_key(version: str) -> tuple[int, ...]:
-    """``6.14.0-1015-nvidia`` as ``(6, 14, 0)``."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in match.group(0).split(".")) if match else ()
+def _twins(hosts: Hosts) -> Iterator[Finding]:
+    """One machine under two names, or copies of one image."""
+    same = {name: names for names in _groups(hosts, "machine") for name in names}
+    for name, names in same.items():
+        others = ", ".join(other for other in names if other != name)
+        remedy = "name each machine once; if they are copies of an image, make a new /etc/machine-id and ssh host keys"
+        yield Finding(name, "identity", f"the same machine-id as {others}", remedy)
+    for names in _groups(hosts, "ssh"):
+        for name in names:
+            if name not in same:
+                others = ", ".join(other for other in names if other != name)
+                remedy = "sudo rm /etc/ssh/ssh_host_* && sudo ssh-keygen -A"
+                yield Finding(name, "identity", f"the same ssh host keys as {others}", remedy, fatal=False)
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:.0f} GiB"
+def _clocks(hosts: Hosts, reference: Subject) -> Iterator[Finding]:
+    """Clocks against the controller's. Certificates of a clock that is ahead are refused by one that is behind.
+
+    A host's clock is between (what it said at the end - when the control node judged) and (what it said at the
+    beginning - when the control node sent the question) ahead of the control node's; the control node's own is of no
+    account. Only a difference that even the kindest reading leaves is an error: a login can be slow.
+    """
+
+    def reading(host: Subject) -> tuple[float, float]:
+        clock = host.probe["clock"]
+        return clock["finished"] - host.limits["judged"], clock["arrived"] - clock["sent"]
+
+    low, high = reading(reference)
+    for host in hosts.values():
+        own_low, own_high = reading(host)
+        apart, limit = own_high - high, host.limits["max_clock_skew"]
+        if host is not reference and abs(apart) > limit:
+            proven = own_low - high > limit or own_high - low < -limit
+            found = f"{abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} {reference.name}"
+            remedy = "let both keep time: timedatectl, chronyc or systemd-timesyncd"
+            yield host.finding("clock", found + ("" if proven else ", or its login was slow"), remedy, fatal=proven)
 
 
-def judge(name: str, node: Mapping[str, Any], probe: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterator[Finding]:
-    """The findings about one host that its own probe tells."""
-    group = "spark" if node["gpu"] else "controller"
-
-    def finding(check: str, found: object, wanted: str) -> Finding:
-        return Finding(name, check, str(found), wanted)
-
-    if not probe["root"]:
-        yield finding("root", "no", "become: true must lead to root")
-    if probe["release"] not in limits["distributions"]:
-        yield finding("system", probe["release"], " or ".join(limits["distributions"]))
-    if probe["machine"] not in limits["architectures"][group]:
-        yield finding("architecture", probe["machine"], " or ".join(limits["architectures"][group]) + f" on a {group}")
-    if version_key(probe["kernel"]) < version_key(limits["min_kernel"]):
-        yield finding("kernel", probe["kernel"], f"{limits['min_kernel']} or newer")
-    if tuple(probe["python"]) < (3, 11):
-        yield finding("python", ".".join(map(str, probe["python"])), "3.11 or newer")
-    if not probe["snapd"]:
-        yield finding("snapd", "missing", "the package snapd installed")
-    yield from _judge_name(name, node, probe)
-    if probe["memory"] < limits["min_memory_gib"][group] * GIB:
-        yield finding("memory", _gib(probe["memory"]), f"{limits['min_memory_gib'][group]} GiB")
-    for path, space in probe["spaces"].items():
-        if space["total"] < limits["min_disk_gib"][group] * GIB:
-            wanted = f"{limits['min_disk_gib'][group]} GiB in all"
-            yield finding(f"disk of {path}", _gib(space["total"]), wanted)
-        elif space["free"] < limits["min_free_gib"] * GIB:
-            yield finding(f"disk of {path}", f"{_gib(space['free'])} free", f"{limits['min_free_gib']} GiB free")
-    if abs(probe["skew"]) > limits["max_clock_skew"]:
-        wanted = f"within {limits['max_clock_skew']} s; look at timedatectl"
-        yield finding("clock", f"{probe['skew']:+.0f} s from the control node's", wanted)
-    if not probe["own_address"]:
-        yield finding("address", f"{node['address']} is not its own", "ansible_host or tokenlabs_cluster_address of it")
-    for port in probe["ports_taken"]:
-        yield finding(f"port {port}", "taken by another program", "free for MicroK8s")
-    if node["gpu"]:
-        yield from _judge_gpu(name, node, probe, limits)
-
-
-def _judge_name(name: str, node: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[Finding]:
-    host_name = probe["host_name"].lower()
-    if not all(NAME.fullmatch(label) for label in host_name.split(".")):
-        yield Finding(name, "host name", probe["host_name"], "letters, digits and hyphens (RFC 1123)")
-    elif host_name != node["name"]:
-        wanted = f"{node['name']} (hostnamectl set-hostname {node['name']})"
-        yield Finding(name, "host name", probe["host_name"], wanted)
-
-
-def _judge_gpu(
-    name: str, node: Mapping[str, Any], probe: Mapping[str, Any], limits: Mapping[str, Any]
-) -> Iterator[Finding]:
-    gpu = probe["gpu"]
-    if gpu["error"]:
-        yield Finding(name, "GPU driver", gpu["error"], f"driver {limits['min_driver']} or newer, as DGX OS brings it")
-    elif version_key(gpu["driver"]) < version_key(limits["min_driver"]):
-        yield Finding(name, "GPU driver", gpu["driver"], f"{limits['min_driver']} or newer")
-    if not probe["runtime"]:
-        yield Finding(name, "GPU runtime", "missing", "the package nvidia-container-toolkit installed")
-
-
-def _network(probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    for host, probe in probes.items():
-        for peer, address, reason in probe["unreachable"]:
+def _reachability(hosts: Hosts, nodes: Mapping[str, Any], unread: Sequence[str]) -> Iterator[Finding]:
+    for host in hosts.values():
+        lost: dict[tuple[str, str], list[int]] = {}
+        for peer, port, reason in host.probe["unreachable"]:
+            listens = peer in hosts and hosts[peer].probe["ports"].get(f"{port}/tcp") == "microk8s"
             # A peer that the control node does not reach either has its own finding.
-            found = f"cannot reach {peer} ({address}): {reason}"
-            yield Finding(host, "network", found, "no firewall between the nodes", fatal=peer in probes)
+            if peer not in unread and (reason != "refused" or listens):
+                lost.setdefault((peer, reason), []).append(port)
+        for (peer, reason), ports in lost.items():
+            found = f"{peer} ({nodes[peer]['address']}) on {', '.join(map(str, ports))}: {reason}"
+            yield host.finding("network", found, f"let the nodes' addresses through the firewall of {peer}")
 
 
-def _shared_names(probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    names = Counter(probe["host_name"].lower() for probe in probes.values())
-    for host, probe in probes.items():
-        if names[probe["host_name"].lower()] > 1:
-            others = [
-                other for other, its in probes.items() if other != host and its["host_name"] == probe["host_name"]
-            ]
-            yield Finding(host, "host name", f"{probe['host_name']}, as {', '.join(others)}", "a name of its own")
+def _ranges(text: str) -> Iterator[tuple[IPv4Address, IPv4Address]]:
+    for part in filter(None, text.split(",")):
+        first, _separator, last = part.partition("-")
+        yield IPv4Address(first.strip()), IPv4Address(last.strip())
 
 
-def _unread(host: str, result: Mapping[str, Any], controller: str) -> Finding:
-    reason = str(result.get("stderr") or result.get("msg") or "no answer").strip().splitlines()[-1]
-    reason = reason.rpartition("ssh: ")[2]
+def _load_balancer(hosts: Hosts, wanted: str) -> Iterator[Finding]:
+    """MetalLB answers for its addresses in the nodes' own network, and nobody else must."""
+    for (low, high), host in itertools.product(_ranges(wanted), hosts.values()):
+        if host.interface is not None:
+            network = host.interface[2]
+            if network.prefixlen < 32 and not (low in network and high in network):
+                remedy = "choose tokenlabs_loadbalancer_range within the network of all nodes"
+                yield host.finding("load balancer", f"{low}-{high} is not within its network {network}", remedy)
+        for device, _kind, address, _prefix in host.probe["addresses"]:
+            if not is_inner(device) and low <= IPv4Address(address) <= high:
+                remedy = "choose a tokenlabs_loadbalancer_range that no host uses"
+                yield host.finding("load balancer", f"{address} of the range is its own, on {device}", remedy)
+
+
+def _unread(host: str, result: Mapping[str, Any], needed: bool) -> Finding:
+    said = next((str(result[key]) for key in ("module_stderr", "stderr", "msg") if result.get(key)), "no answer")
+    reason = said.strip().splitlines()[-1].rpartition("ssh: ")[2]
     if result.get("unreachable"):
         # One Spark that is away must not keep the others from being looked after.
-        return Finding(host, "connection", reason, "to be reachable; it is left out of this run", host == controller)
-    return Finding(host, "connection", reason, "Python 3 as root")
+        return Finding(host, "connection", reason, "switch it on, or correct ansible_host and ansible_user", needed)
+    if "sudo" in said or "become" in said or "password" in said:
+        return Finding(host, "sudo", reason, "allow its user sudo without a password, or use --ask-become-pass")
+    return Finding(host, "python", reason, "install python3, or set ansible_python_interpreter")
 
 
 def describe(probe: Mapping[str, Any]) -> str:
     """One host in one line."""
     parts = [
-        probe["release"],
+        f"DGX OS {probe['dgx']} ({probe['release']})" if probe["dgx"] else probe["release"],
         probe["machine"],
         f"kernel {probe['kernel']}",
         f"Python {'.'.join(map(str, probe['python']))}",
-        f"{_gib(probe['memory'])} memory",
-        f"{_gib(min(space['free'] for space in probe['spaces'].values()))} free",
+        f"{probe['cores']} cores",
+        f"{gib(probe['memory'])} memory",
+        f"{gib(min(space['free'] for space in probe['spaces'].values()))} free",
     ]
     gpu = probe.get("gpu")
     if gpu and not gpu["error"]:
         parts += [" and ".join(gpu["names"]), f"driver {gpu['driver']}"]
+    if probe["docker"]:
+        parts.append("Docker, whose containerd is not MicroK8s' own")
     return ", ".join(parts)
 
 
@@ -151,34 +142,85 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _rows(findings: Iterable[tuple[str, Finding]], everybody: int) -> list[tuple[str, ...]]:
+    """A row for each problem: what is the same on several hosts is told once."""
+    hosts: dict[tuple[str, ...], list[str]] = {}
+    for level, item in findings:
+        names = hosts.setdefault((level, item.check, item.found, item.remedy), [])
+        if item.host not in names:
+            names.append(item.host)
+    order = {"error": 0, "warning": 1, "accepted": 2}
+    rows = []
+    for (level, *rest), names in sorted(hosts.items(), key=lambda entry: order[entry[0][0]]):
+        who = f"all {everybody} hosts" if len(names) == everybody > 2 else ", ".join(names)
+        rows.append((level, who, *rest))
+    return rows
+
+
+def _reference_ca(controllers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Whose cluster this is: that of the first controller that others have joined, else of the first one at all.
+
+    :returns: the CA's fingerprint; empty when no controller has a cluster yet, None when no controller was asked.
+    """
+    if not controllers:
+        return None
+    found = [probe["cluster"] for probe in controllers if probe["cluster"] and not probe["cluster"]["worker"]]
+    formed = [each for each in found if each["members"] > 1 or each["guests"]]
+    return next((str(each["ca"]) for each in [*formed, *found]), "")
+
+
 def examine(
     results: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The report on all hosts.
 
     :param results: what the probe's task returned on each host.
-    :returns: ``hosts``, a line per host; ``table``, the findings; ``fatal``, how many of them stop the run.
+    :returns: ``text``, a line about each host and the table of the findings; ``verdict``, a sentence; ``fatal``, how
+        many rows stop the run.
     """
-    controller = next(name for name, node in nodes.items() if node["role"] == "controller")
     probes: dict[str, Mapping[str, Any]] = {}
-    findings: list[Finding] = []
-    for host, result in results.items():
+    unread: list[str] = []
+    for name, result in results.items():
         try:
-            probes[host] = json.loads(result.get("stdout", ""))
+            probes[name] = json.loads(result.get("stdout", ""))
         except ValueError:
-            findings.append(_unread(host, result, controller))
-    for host, probe in probes.items():
-        findings += judge(host, nodes[host], probe, limits)
-    findings += [*_network(probes), *_shared_names(probes)]
-    accepted = set(limits["accept"])
-    fatal = [item for item in findings if item.fatal and not {item.check, f"{item.host}/{item.check}"} & accepted]
-    rows = [("HOST", "CHECK", "FOUND", "WANTED")]
-    rows += [
-        (item.host, item.check, item.found, item.wanted + ("" if item in fatal else " (not held against it)"))
-        for item in findings
+            unread.append(name)
+    controllers = [name for name, node in nodes.items() if node["role"] == "controller" and name in results]
+    missed = bool(controllers) and not set(controllers) & set(probes)
+    findings = [_unread(name, results[name], missed and name in controllers) for name in unread]
+
+    held = {**limits, "ca": _reference_ca([probes[name] for name in controllers if name in probes])}
+    hosts = {name: Subject(name, nodes[name], probe, held) for name, probe in probes.items()}
+    for host in hosts.values():
+        findings += judge(host)
+    findings += [
+        *_twins(hosts),
+        *_reachability(hosts, nodes, unread),
+        *_load_balancer(hosts, limits["loadbalancer_range"]),
     ]
-    return {
-        "hosts": [f"{host}: {describe(probe)}" for host, probe in probes.items()],
-        "table": table(rows) if findings else [],
-        "fatal": len(fatal),
-    }
+    reference = next((hosts[name] for name in [*controllers, *hosts] if name in hosts), None)
+    if reference is not None:
+        findings += _clocks(hosts, reference)
+
+    accepted = set(limits["accept"])
+    levels = [(_level(item, accepted), item) for item in findings]
+    rows = _rows(levels, len(results))
+    fatal = sum(row[0] == "error" for row in rows)
+    lines = [f"{name}: {describe(probe)}" for name, probe in probes.items()]
+    if rows:
+        lines += ["", *table([("LEVEL", "HOST", "CHECK", "FOUND", "WHAT TO DO"), *rows])]
+    return {"text": "\n".join(lines), "verdict": _verdict(rows, fatal), "fatal": fatal}
+
+
+def _level(item: Finding, accepted: set[str]) -> str:
+    if not item.fatal:
+        return "warning"
+    return "accepted" if {item.check, f"{item.host}/{item.check}"} & accepted else "error"
+
+
+def _verdict(rows: Sequence[Sequence[str]], fatal: int) -> str:
+    if not fatal:
+        return "the hosts are as they must be" + (f"; {len(rows)} hints above" if rows else "")
+    errors = "One error above" if fatal == 1 else f"{fatal} errors above"
+    hint = "An error that is known to do no harm can be named in preflight_accept, as CHECK or HOST/CHECK."
+    return f"{errors}; nothing was changed. {hint}"

@@ -41,7 +41,10 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     LABEL_FORM,
     MODEL,
     MODEL_LIMIT,
+    NETWORKS,
     OWN_ARGUMENTS,
+    RESERVED_HOSTS,
+    RESERVED_NAMESPACES,
     SECRET_NAME,
     SECRETS,
     SHARED,
@@ -136,6 +139,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
         if inventory.shared.get(name) is not None and name not in SECRETS
     }
     _hosts(inventory, collector)
+    _namespace(inventory, shared)
     _secrets(inventory, shared)
     _versions(inventory, shared)
     _mirrors(inventory, shared)
@@ -168,8 +172,12 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
     everywhere = collector.at(None)
     if not inventory.controllers:
         everywhere(("controllers",), "has no host", "name the controller in the group controllers")
-    if len(inventory.controllers) == 2:
-        everywhere(("controllers",), "has two hosts, of which neither can go on alone", "name one or three")
+    controllers = len(inventory.controllers)
+    if controllers and controllers % 2 == 0:
+        reason = (
+            f"has {controllers} hosts: a majority must be up, so no more of them may fail than of {controllers - 1}"
+        )
+        everywhere(("controllers",), reason, f"name {controllers - 1} or {controllers + 1}")
     if not inventory.sparks:
         everywhere(("sparks",), "has no host", "name at least one Spark in the group sparks")
     seen: dict[str, str] = {}
@@ -180,6 +188,8 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
             if re.fullmatch(LABEL, host.name.lower()):
                 remedy = f"write {host.name.lower()}"
             report((), f"{quoted(host.name)} cannot be the name of a node", remedy)
+        elif host.name in RESERVED_HOSTS:
+            report((), f"{quoted(host.name)} cannot be the name of a host: it is Ansible's or a group's", "rename it")
         if host.name.lower() in seen:
             report(
                 (),
@@ -202,6 +212,12 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
                     report(
                         (name,), f"is set for {host.name}, which is no Spark", "move it to a host of the group sparks"
                     )
+
+
+def _namespace(inventory: Inventory, report: Report) -> None:
+    name = inventory.shared.get("tokenlabs_namespace")
+    if isinstance(name, str) and (name in RESERVED_NAMESPACES or name.startswith("kube-")):
+        report(("tokenlabs_namespace",), f"is {name}, which belongs to another part", "choose one such as token-labs")
 
 
 def _secrets(inventory: Inventory, report: Report) -> None:
@@ -243,7 +259,11 @@ def _versions(inventory: Inventory, report: Report) -> None:
     if not re.fullmatch(r"1\.[0-9]{2}", versions["kubernetes"]):
         return
     accepted = inventory.shared.get("tokenlabs_release_unsupported") is True
-    for rule in broken_rules(versions):
+    rules = broken_rules(versions)
+    if not overrides and any(rule.known for rule in rules):
+        # One channel is one mistake, and what is known to break says more than what nobody has tested.
+        rules = [rule for rule in rules if rule.known]
+    for rule in rules:
         if accepted and not rule.known:
             continue
         remedy = rule.remedy
@@ -484,6 +504,7 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
     owners: dict[ipaddress.IPv4Address, str] = {}
     for host in inventory.hosts:
         _address(host, owners, collector.at(host.name))
+    _networks(inventory, owners, collector)
     report = collector.at(None)
     ranges: list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]] = []
     if range_is_text:
@@ -495,6 +516,10 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
                     f"contains {address}, the address of {name}",
                     "choose addresses that no host has and that DHCP does not give away",
                 )
+        for purpose, network in _networks_of_microk8s():
+            if any(low <= network[-1] and high >= network[0] for low, high in ranges):
+                reason = f"meets {network}, which MicroK8s gives to {purpose}"
+                report(("tokenlabs_loadbalancer_range",), reason, "choose addresses in the hosts' network")
     gateway = inventory.shared.get("tokenlabs_gateway")
     wanted = gateway.get("address") if isinstance(gateway, Mapping) else None
     if isinstance(wanted, str) and wanted.strip():
@@ -508,15 +533,35 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
             report(path, f"is {wanted}, outside tokenlabs_loadbalancer_range", "choose one within it")
 
 
+def _networks_of_microk8s() -> list[tuple[str, ipaddress.IPv4Network]]:
+    return [(purpose, ipaddress.IPv4Network(network)) for purpose, network in NETWORKS.items()]
+
+
+def _networks(inventory: Inventory, owners: Mapping[ipaddress.IPv4Address, str], collector: _Collector) -> None:
+    """Hosts in a network of MicroK8s' own: told once for each network, at the first host of it."""
+    by_name = {host.name: host for host in inventory.hosts}
+    for purpose, network in _networks_of_microk8s():
+        inside = [(address, by_name[name]) for address, name in owners.items() if address in network]
+        if inside:
+            address, host = inside[0]
+            more = f", and so are {len(inside) - 1} more hosts" if len(inside) > 1 else ""
+            collector.at(host.name)(
+                _address_path(host),
+                f"is {address}, within {network}, which MicroK8s gives to {purpose}{more}",
+                "give the hosts' traffic another network (tokenlabs_cluster_address)",
+            )
+
+
+def _address_path(host: Host) -> Path:
+    """The variable that says a host's address, if there is one."""
+    return next(((name,) for name in ("tokenlabs_cluster_address", "ansible_host") if host.vars.get(name)), ())
+
+
 def _address(host: Host, owners: dict[ipaddress.IPv4Address, str], report: Report) -> None:
     given = host.address
     if given is UNREADABLE or not isinstance(given, str):
         return
-    path: Path = ()
-    for name in ("tokenlabs_cluster_address", "ansible_host"):
-        if host.vars.get(name):
-            path = (name,)
-            break
+    path = _address_path(host)
     address = _ipv4(given)
     if address is None:
         if re.fullmatch(r"<.*>", given):

@@ -88,6 +88,7 @@ class Text:
     choices: tuple[str, ...] = ()
     secret: bool = False
     longest: int | None = None
+    empty: bool = False
 
     def check(self, value: Any, path: Path, report: Report) -> bool:
         if not isinstance(value, str):
@@ -96,11 +97,12 @@ class Text:
             return False
         if self.choices and value not in self.choices and not re.fullmatch(r"<.*>", value, re.DOTALL):
             reason = "has no such choice" if self.secret else f"cannot be {quoted(value)}"
-            close = difflib.get_close_matches(value.lower(), self.choices, n=1, cutoff=0.7)
-            remedy = f"did you mean {close[0]}?" if close else f"write one of {', '.join(self.choices)}"
+            by_lower = {choice.lower(): choice for choice in self.choices}
+            close = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=0.7)
+            remedy = f"did you mean {by_lower[close[0]]}?" if close else f"write one of {', '.join(self.choices)}"
             report(path, reason, remedy)
             return False
-        if not self.choices and not value.strip():
+        if not self.choices and not value.strip() and not self.empty:
             report(path, "is an empty text", f"write {self.form}" if self.form else "fill it in or remove it")
             return False
         if re.fullmatch(r"<.*>", value, re.DOTALL):

@@ -25,6 +25,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
     Report,
     Table,
     Text,
+    did_you_mean,
+    path_text,
     quoted,
 )
 
@@ -56,6 +58,40 @@ OWN_ARGUMENTS = {
 }
 
 ENGINES = ("vllm", "sim", "custom")
+
+# MicroK8s' own: kube-proxy's --cluster-cidr and kube-apiserver's --service-cluster-ip-range
+# (canonical/microk8s microk8s-resources/default-args at v1.35).
+NETWORKS = {"pods": "10.1.0.0/16", "services": "10.152.183.0/24"}
+# Words of Ansible and this collection's groups, which cannot be hosts at the same time.
+RESERVED_HOSTS = ("all", "controllers", "localhost", "sparks", "ungrouped")
+# Where other parts live.
+RESERVED_NAMESPACES = (
+    "default",
+    "envoy-ai-gateway-system",
+    "envoy-gateway-system",
+    "gpu-operator",
+    "kuadrant-system",
+    "metallb-system",
+    "redis-system",
+)
+# Labels of a node that somebody else sets, by a pattern of their names.
+OWNED_LABELS = {
+    r"(beta\.)?kubernetes\.io/(hostname|arch|os)": "its kubelet",
+    r"microk8s\.io/.+|node\.kubernetes\.io/microk8s-.+": "MicroK8s",
+    r"nvidia\.com/device-plugin\.config": "this platform, from tokenlabs_gpu_slots",
+    r"nvidia\.com/(?!gpu\.deploy\.).+|feature\.node\.kubernetes\.io/.+": "the GPU operator",
+    r"tokenlabs\.io/.+": "this platform",
+}
+# Labels under names of Kubernetes' own that are for its users (kubernetes/kubernetes staging/src/k8s.io/api/core/v1/
+# well_known_labels.go at v1.34).
+KNOWN_LABELS = (
+    "node.kubernetes.io/exclude-from-external-load-balancers",
+    "node.kubernetes.io/instance-type",
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/worker",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +214,63 @@ TENANT = Record(
     required=("name", "tier"),
     hints={"key": "keys are made by the platform, never written down here", "api_key": "keys are made by the platform"},
 )
+
+
+@dataclass(frozen=True)
+class NodeLabels:
+    """Labels of a node: Kubernetes' own names only where it knows them, and none that another part sets."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not _LABELS.check(value, path, report):
+            return False
+        fine = True
+        for name in value:
+            owner = next((owner for form, owner in OWNED_LABELS.items() if re.fullmatch(form, name)), None)
+            domain = name.rpartition("/")[0]
+            if owner:
+                report((*path, name), f"is set by {owner}", "remove it")
+            elif re.search(r"(^|\.)(kubernetes|k8s)\.io$", domain) and name not in KNOWN_LABELS:
+                remedy = f"{did_you_mean(name, KNOWN_LABELS)} Labels of your own need a name of your own"
+                report((*path, name), "is not a label that Kubernetes knows", remedy)
+            else:
+                continue
+            fine = False
+        return fine
+
+
+@dataclass(frozen=True)
+class Taints:
+    """Taints of a node: each key and effect once, and none that Kubernetes sets and takes away itself."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not Items(_TAINT, example="a list of {key: ..., effect: NoSchedule}").check(value, path, report):
+            return False
+        fine = True
+        seen: dict[tuple[str, str], int] = {}
+        for index, taint in enumerate(value):
+            one = (taint["key"], taint["effect"])
+            if re.match(r"node(\.cloudprovider)?\.kubernetes\.io/", taint["key"]):
+                report((*path, index, "key"), f"{taint['key']} is set by Kubernetes itself", "write a key of your own")
+                fine = False
+            elif one in seen:
+                report((*path, index), f"is the same key and effect as {path_text((*path, seen[one]))}", "remove one")
+                fine = False
+            seen.setdefault(one, index)
+        return fine
+
+
+# A label may be empty: node-role.kubernetes.io/worker: "" is common.
+_LABELS = Table(
+    Text(
+        r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the name of a label"
+    ),
+    Text(
+        r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?",
+        "at most 63 letters, digits and ._-, with a letter or digit at both ends",
+        empty=True,
+    ),
+    example="{rack: a1}",
+)
 _TAINT = Record(
     {
         "key": Text(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,315}[A-Za-z0-9])?", "the key of a taint"),
@@ -238,12 +331,9 @@ HOST: dict[str, Any] = {
     "tokenlabs_gpu_slots": Number(1, 32),
     "tokenlabs_cluster_address": Text(),
     "tokenlabs_controller_is_spark": Flag(),
-    "tokenlabs_node_labels": Table(
-        Text(r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the name of a label"),
-        Text(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the value of a label"),
-        example="{rack: a1}",
-    ),
-    "tokenlabs_node_taints": Items(_TAINT, example="a list of {key: ..., effect: NoSchedule}"),
+    "tokenlabs_arch": Text(choices=ARCHITECTURES),
+    "tokenlabs_node_labels": NodeLabels(),
+    "tokenlabs_node_taints": Taints(),
 }
 
 SECRETS = ("tokenlabs_hf_token", "tokenlabs_redis_password")

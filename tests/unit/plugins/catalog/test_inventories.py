@@ -63,7 +63,22 @@ CASES = [
     Case(
         "two controllers",
         {"hosts.yml": hosts("a: {ansible_host: 192.168.1.8}, b: {ansible_host: 192.168.1.9}")},
-        [("INVENTORY: controllers has two hosts", "one or three")],
+        [("INVENTORY: controllers has 2 hosts: a majority must be up", "name 1 or 3")],
+    ),
+    Case(
+        "four controllers",
+        {"hosts.yml": hosts(", ".join(f"c{n}: {{ansible_host: 192.168.1.{n}}}" for n in range(1, 5)))},
+        [
+            (
+                "INVENTORY: controllers has 4 hosts: a majority must be up, so no more of them may fail than of 3",
+                "3 or 5",
+            )
+        ],
+    ),
+    Case(
+        "a host by the name of a group",
+        {"hosts.yml": hosts("localhost: {ansible_host: 192.168.1.10}")},
+        [("hosts.yml:2: 'localhost' cannot be the name of a host", "rename it")],
     ),
     Case(
         "a host in both groups",
@@ -112,6 +127,93 @@ CASES = [
         "a loopback address",
         {"hosts.yml": hosts("controller: {ansible_host: 192.168.1.10, tokenlabs_cluster_address: 127.0.0.1}")},
         [("hosts.yml:2: tokenlabs_cluster_address is 127.0.0.1, which other hosts cannot reach", "network")],
+    ),
+    Case(
+        "a host name as the cluster address",
+        {"host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "tokenlabs_cluster_address: spark-01.lan\n"},
+        [
+            (
+                "host_vars/spark-01.yml:6: tokenlabs_cluster_address is 'spark-01.lan', not an IPv4 address",
+                "192.168.1.11",
+            )
+        ],
+    ),
+    Case(
+        "an IPv6 cluster address",
+        {"host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "tokenlabs_cluster_address: fd00::11\n"},
+        [("host_vars/spark-01.yml:6: tokenlabs_cluster_address is 'fd00::11', not an IPv4 address", "192.168.1.11")],
+    ),
+    Case(
+        "a LAN within the network of pods, told once",
+        {
+            "hosts.yml": hosts(
+                "controller: {ansible_host: 10.1.0.10}",
+                "spark-01: {ansible_host: 10.1.0.11}, spark-02: {ansible_host: 10.1.0.12}",
+            )
+        },
+        [("hosts.yml:2: ansible_host is 10.1.0.10, within 10.1.0.0/16, which MicroK8s gives to pods", "2 more hosts")],
+    ),
+    Case(
+        "a host within the network of services",
+        {"hosts.yml": hosts("controller: {ansible_host: 10.152.183.9}")},
+        [("hosts.yml:2: ansible_host is 10.152.183.9, within 10.152.183.0/24", "tokenlabs_cluster_address")],
+    ),
+    # nodes
+    Case(
+        "an unknown architecture",
+        {SPARK: GOOD[SPARK] + "tokenlabs_arch: aarch64\n"},
+        [(f"{SPARK}:5: tokenlabs_arch cannot be 'aarch64'", "amd64, arm64")],
+    ),
+    Case(
+        "an unknown label of Kubernetes",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_labels: {toplogy.kubernetes.io/zone: a}\n"},
+        [
+            (
+                f"{SPARK}:5: tokenlabs_node_labels['toplogy.kubernetes.io/zone'] is not a label that Kubernetes knows",
+                "did you mean topology.kubernetes.io/zone?",
+            )
+        ],
+    ),
+    Case(
+        "a label of another part",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_labels: {kubernetes.io/arch: amd64, nvidia.com/gpu.present: 'true'}\n"},
+        [
+            (f"{SPARK}:5: tokenlabs_node_labels['kubernetes.io/arch'] is set by its kubelet", "remove it"),
+            (f"{SPARK}:5: tokenlabs_node_labels['nvidia.com/gpu.present'] is set by the GPU operator", "remove it"),
+        ],
+    ),
+    Case(
+        "a label that is none",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_labels: {my rack: a1}\n"},
+        [(f"{SPARK}:5: tokenlabs_node_labels['my rack'] is 'my rack', not of the right form", "name of a label")],
+    ),
+    Case(
+        "a label's value that is none",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_labels: {rack: a 1, spare: yes}\n"},
+        [
+            (f"{SPARK}:5: tokenlabs_node_labels.rack is 'a 1', not of the right form", "at most 63"),
+            (f"{SPARK}:5: tokenlabs_node_labels.spare must be a text, is a truth value", "quotes"),
+        ],
+    ),
+    Case(
+        "an unknown effect of a taint",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_taints: [{key: example.com/x, effect: NoScheduling}]\n"},
+        [(f"{SPARK}:5: tokenlabs_node_taints[0].effect cannot be 'NoScheduling'", "did you mean NoSchedule?")],
+    ),
+    Case(
+        "a taint that Kubernetes sets",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_taints: [{key: node.kubernetes.io/not-ready, effect: NoExecute}]\n"},
+        [(f"{SPARK}:5: tokenlabs_node_taints[0].key node.kubernetes.io/not-ready is set by Kubernetes", "your own")],
+    ),
+    Case(
+        "a taint twice",
+        {SPARK: GOOD[SPARK] + "tokenlabs_node_taints: [{key: a, effect: NoExecute}, {key: a, effect: NoExecute}]\n"},
+        [(f"{SPARK}:5: tokenlabs_node_taints[1] is the same key and effect as tokenlabs_node_taints[0]", "remove")],
+    ),
+    Case(
+        "another part's namespace",
+        {MAIN: "tokenlabs_namespace: kube-system\n"},
+        [(f"{MAIN}:1: tokenlabs_namespace is kube-system, which belongs to another part", "token-labs")],
     ),
     # variables
     Case(
@@ -203,6 +305,16 @@ CASES = [
         "a channel that Envoy Gateway is not tested with",
         {MAIN: "tokenlabs_microk8s_channel: 1.36/stable\n"},
         [(f"{MAIN}:1: tokenlabs_microk8s_channel cannot be: Envoy Gateway 1.7 and 1.8", "unsupported")],
+    ),
+    Case(
+        "a channel that cannot be",
+        {MAIN: "tokenlabs_microk8s_channel: 1.99/stable\n"},
+        [(f"{MAIN}:1: tokenlabs_microk8s_channel cannot be: Envoy Gateway 1.7 and 1.8", "1.34/stable")],
+    ),
+    Case(
+        "a channel that is too old, for more than one reason",
+        {MAIN: "tokenlabs_microk8s_channel: 1.30/stable\n"},
+        [(f"{MAIN}:1: tokenlabs_microk8s_channel cannot be: Envoy AI Gateway needs", "1.34/stable")],
     ),
     Case(
         "the latest channel",
@@ -461,6 +573,11 @@ CASES = [
         {MAIN: GOOD[MAIN] + "tokenlabs_gateway: {address: 192.168.1.9}\n"},
         [(f"{MAIN}:2: tokenlabs_gateway.address is 192.168.1.9, outside tokenlabs_loadbalancer_range", "within")],
     ),
+    Case(
+        "a range within the network of pods",
+        {MAIN: "tokenlabs_loadbalancer_range: 10.1.0.200-10.1.0.210\n"},
+        [(f"{MAIN}:1: tokenlabs_loadbalancer_range meets 10.1.0.0/16, which MicroK8s gives to pods", "hosts' network")],
+    ),
     # mirrors
     Case(
         "a mirror with credentials",
@@ -527,6 +644,25 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 def test_an_accepted_untested_choice(tmp_path: Path) -> None:
     text = "tokenlabs_versions: {envoy_gateway: v1.8.3, gateway_api: v1.5.1}\ntokenlabs_release_unsupported: true\n"
     assert problems(write(tmp_path, {MAIN: text})) == []
+
+
+def test_good_labels_and_taints(tmp_path: Path) -> None:
+    text = (
+        "tokenlabs_node_labels: {rack: a1, example.com/Owner_1: '', node-role.kubernetes.io/worker: '',"
+        " topology.kubernetes.io/zone: z, nvidia.com/gpu.deploy.dcgm: 'false'}\n"
+        "tokenlabs_node_taints: [{key: a, effect: NoExecute}, {key: a, value: b, effect: NoSchedule}]\n"
+    )
+    assert problems(write(tmp_path, {SPARK: GOOD[SPARK] + text})) == []
+
+
+def test_an_odd_number_of_controllers(tmp_path: Path) -> None:
+    three = ", ".join(f"c{n}: {{ansible_host: 192.168.1.{n}}}" for n in range(1, 4))
+    assert problems(write(tmp_path, {"hosts.yml": hosts(three)})) == []
+
+
+def test_an_architecture_is_expected_of_sparks_only(tmp_path: Path) -> None:
+    nodes = load(write(tmp_path, {SPARK: GOOD[SPARK] + "tokenlabs_arch: amd64\n"}))["catalog"]["nodes"]
+    assert [node["arch"] for node in nodes.values()] == [None, "arm64", "amd64"]
 
 
 def test_a_spark_may_be_the_controller_when_that_is_meant(tmp_path: Path) -> None:
