@@ -97,7 +97,8 @@ def units(api_url: str) -> dict[str, str]:
         files[API_PORT_UNIT] = (
             f"[Unit]\nDescription=MicroK8s API server port\nBindsTo={kubelite}\nAfter={kubelite}\n"
             f"{_without('clustered.lock')}\nConditionPathExists={QUORUM}\nStartLimitIntervalSec=0\n\n"
-            f"[Service]\nExecStart={PROGRAM}/api-port\nRestart=on-failure\nRestartSec=1\n"
+            # In reality kubelite listens itself: the control group of the port is MicroK8s.
+            f"[Service]\nSlice=snap.microk8s.slice\nExecStart={PROGRAM}/api-port\nRestart=on-failure\nRestartSec=1\n"
         )
     return files
 

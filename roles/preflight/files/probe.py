@@ -174,7 +174,7 @@ def ports(wanted, owners):
 
 
 def reach(peers):
-    """Peers that do not answer, as [name, address and port, reason]. One that refuses is there, only not installed yet."""
+    """Peers that do not answer, as [name, address and port, reason]. One that refuses is there at least."""
     lost = []
 
     def call(name, address, port):
