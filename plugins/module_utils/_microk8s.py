@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
 import ssl
@@ -21,6 +22,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ Run = Callable[[Sequence[str]], tuple[int, str, str]]
 MICROK8S = "/snap/bin/microk8s"
 CURRENT = "var/snap/microk8s/current"
 COMMON = "var/snap/microk8s/common"
+# Who has joined: workers and control planes alike get a line here on the controller that they asked.
+CALLBACKS = "credentials/callback-tokens.txt"
 APPARMOR_RULE = "etc/apparmor.d/abstractions/base.d/50-microk8s-runc"
 # Restarting a unit makes its file effective; a file younger than the unit's process is not yet in force.
 SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-template.toml"}
@@ -39,6 +43,11 @@ SPARK_LABEL = "tokenlabs.io/spark"
 MAINTENANCE_ANNOTATION = "tokenlabs.io/maintenance"
 # Names the device plugin's configuration for a node; the role gpu_operator writes one for each number of slots.
 SLOTS_LABEL = "nvidia.com/device-plugin.config"
+# From this number of days on, the end of a certificate is told; MicroK8s makes the API server's for a year.
+WARN_DAYS = 30
+# Programs of MicroK8s that people may call by their own names, by the names that snapd puts into /snap/bin.
+ALIASES = ("kubectl", "helm")
+CERTIFICATES = ("ca.crt", "server.crt", "front-proxy-client.crt", "ca.remote.crt", "kubelet.crt", "proxy.crt")
 CRI_PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
 BLOCK = re.compile(r"^# BEGIN TOKENLABS$(.*?)^# END TOKENLABS$", re.MULTILINE | re.DOTALL)
 
@@ -77,9 +86,14 @@ class State:
     join_in_progress: bool = False
     join_running: bool = False
     has_peers: bool = False
+    datastore_address: str = ""
+    datastore: tuple[str, ...] = ()
+    voters: tuple[str, ...] = ()
+    join_tokens: int = 0
     user_namespaces: tuple[str, ...] = ()
     ca_fingerprint: str | None = None
     remote_ca_fingerprint: str | None = None
+    certificates: dict[str, str] = field(default_factory=dict)
     args: dict[str, dict[str, str]] = field(default_factory=lambda: {"kubelet": {}, "kube-apiserver": {}})
     managed_args: dict[str, str] = field(default_factory=dict)
     cri_plugin: str | None = None
@@ -87,8 +101,35 @@ class State:
     template_imports: tuple[str, ...] = ()
     template_error: str | None = None
     pending_restart: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    refreshes: tuple[str, ...] = ()
+    store_channels: tuple[str, ...] = ()
     apparmor_rule: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a host shall be.
+
+    :param role: ``controller`` or ``worker``.
+    :param channel: the snap channel with its risk, such as ``1.34/stable``; empty when any will do.
+    :param chosen: this is the controller through which the cluster is seen, and which others join.
+    :param address: the host's address for the cluster's traffic, without a port.
+    :param datastore: the members of the datastore, ``address:port``, as the chosen controller has them.
+    :param force: leave another cluster, or give up data of its own.
+    """
+
+    role: str = "worker"
+    channel: str = ""
+    chosen: bool = False
+    address: str = ""
+    datastore: tuple[str, ...] = ()
+    force: bool = False
+
+    @property
+    def in_datastore(self) -> bool:
+        """Whether the datastore counts this host as a member, whatever the host itself says."""
+        return self.address in {member.rpartition(":")[0] for member in self.datastore}
 
 
 @dataclass(frozen=True)
@@ -112,10 +153,29 @@ def parse_snap_list(text: str, name: str = "microk8s") -> Snap | None:
     return None
 
 
-def parse_aliases(text: str) -> tuple[str, ...]:
-    """The alias column of the ``snap aliases`` table."""
-    rows = [line.split() for line in text.splitlines()[1:]]
-    return tuple(sorted(row[1] for row in rows if len(row) >= 2))
+def parse_channels(text: str) -> tuple[str, ...]:
+    """The open channels of ``snap info``, for this machine's architecture; empty when the store was not reached."""
+    _before, heading, table = text.partition("\nchannels:\n")
+    channels = []
+    for line in table.splitlines() if heading else []:
+        if not line.startswith(" "):
+            break
+        name, _colon, version = line.strip().partition(":")
+        if version.split()[:1] not in ([], ["--"], ["–"]):
+            channels.append(name)
+    return tuple(channels)
+
+
+def parse_refreshes(text: str, name: str = "microk8s") -> tuple[str, ...]:
+    """The lines of ``snap changes`` that tell of an automatic refresh of one snap, with single blanks."""
+    lines = (" ".join(line.split()) for line in text.splitlines()[1:])
+    return tuple(line for line in lines if "auto-refresh" in line.lower() and name in line)
+
+
+def parse_minor(channel: str) -> int | None:
+    """The minor version of a channel such as ``1.34/stable``; None for ``latest/stable``."""
+    match = re.match(r"1\.(\d+)(/|$)", channel)
+    return int(match.group(1)) if match else None
 
 
 def parse_args(text: str) -> dict[str, str]:
@@ -166,9 +226,26 @@ def parse_status(text: str) -> tuple[bool, dict[str, bool]]:
     return running, addons
 
 
-def parse_members(text: str) -> tuple[str, ...]:
-    """The addresses in the datastore's cluster.yaml."""
-    return tuple(re.findall(r"^[\s-]*Address:\s*(\S+)", text, re.MULTILINE))
+def parse_members(text: str) -> dict[str, str]:
+    """The datastore's cluster.yaml: address -> role, which is ``voter``, ``standby`` or ``spare``."""
+    entries: dict[str, str] = {}
+    for entry in re.split(r"^-", text, flags=re.MULTILINE)[1:]:
+        values = dict(re.findall(r"^\s*(\w+):\s*(\S+)", entry, re.MULTILINE))
+        if "Address" in values:
+            entries[values["Address"]] = {"1": "standby", "2": "spare"}.get(values.get("Role", "0"), "voter")
+    return entries
+
+
+def parse_address(text: str) -> str:
+    """The datastore's own address in its info.yaml."""
+    match = re.search(r"^Address:\s*(\S+)", text, re.MULTILINE)
+    return match.group(1) if match else ""
+
+
+def parse_forward(corefile: str) -> tuple[str, ...]:
+    """The name servers that CoreDNS asks for everything outside of the cluster."""
+    match = re.search(r"^\s*forward\s+\.\s+([^{\n]+)", corefile, re.MULTILINE)
+    return tuple(match.group(1).split()) if match else ()
 
 
 def parse_service_starts(text: str) -> dict[str, float]:
@@ -210,6 +287,24 @@ def certificate_fingerprint(pem: str) -> str | None:
     if not match:
         return None
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(match.group(0))).hexdigest()
+
+
+def certificate_end(pem: str) -> str | None:
+    """When the first certificate ends, in ISO 8601.
+
+    The validity of an X.509 certificate is the one sequence of two times in it (RFC 5280, 4.1.2.5).
+    """
+    match = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pem, re.DOTALL)
+    time_value = rb"(?:\x17\x0d(\d{12})Z|\x18\x0f(\d{14})Z)"
+    found = match and re.search(rb"\x30." + 2 * time_value, ssl.PEM_cert_to_DER_cert(match.group(0)), re.DOTALL)
+    if not found:
+        return None
+    digits = (found.group(4) or _century(found.group(3))).decode()
+    return datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC).isoformat()
+
+
+def _century(digits: bytes) -> bytes:
+    return (b"19" if digits[:1] >= b"5" else b"20") + digits
 
 
 # --- reading a host ---
@@ -260,8 +355,18 @@ def _pending_restart(current: Path, run: Run) -> tuple[str, ...]:
     return tuple(pending)
 
 
-def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/")) -> State:
-    """Read one host. ``expected_ca`` is the fingerprint of the CA that a member of the cluster must trust."""
+def _aliases(root: Path) -> dict[str, str]:
+    """Name -> what it stands for; empty when it is free. A program of another snap is a link to snap itself."""
+    links = {name: root / "snap/bin" / name for name in ALIASES}
+    return {name: os.readlink(path) if path.is_symlink() else "" for name, path in links.items()}
+
+
+def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"), store: bool = False) -> State:
+    """Read one host.
+
+    :param expected_ca: the fingerprint of the CA that a member of the cluster must trust.
+    :param store: ask the snap store for its channels, if MicroK8s is not installed.
+    """
     node_name = socket.gethostname().lower()
     apparmor_rule = "peer=runc" in _text(root / APPARMOR_RULE)
     rc, out, err = run(["snap", "list", "microk8s"])
@@ -269,46 +374,62 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"))
     if snap is None:
         if rc != 0 and "no matching snaps installed" not in err and rc != 127:
             raise MicroK8sError(f"snap list microk8s failed: {err.strip() or out.strip()}")
-        return State(node_name=node_name, snapd=rc != 127, apparmor_rule=apparmor_rule)
+        channels = parse_channels(run(["snap", "info", "microk8s"])[1]) if store and rc != 127 else ()
+        return State(
+            node_name=node_name,
+            snapd=rc != 127,
+            aliases=_aliases(root),
+            store_channels=channels,
+            apparmor_rule=apparmor_rule,
+        )
 
     current, common = root / CURRENT, root / COMMON
-    lock = current / "var/lock"
-    certs = current / "certs"
+    lock, certs, backend = current / "var/lock", current / "certs", current / "var/kubernetes/backend"
     clustered = (lock / "clustered.lock").exists()
-    remote_ca = certificate_fingerprint(_text(certs / "ca.remote.crt"))
-    own_ca = certificate_fingerprint(_text(certs / "ca.crt"))
-    members = parse_members(_text(current / "var/kubernetes/backend/cluster.yaml"))
+    pems = {name: _text(certs / name) for name in CERTIFICATES}
+    own_ca, remote_ca = certificate_fingerprint(pems["ca.crt"]), certificate_fingerprint(pems["ca.remote.crt"])
+    members = {} if clustered else parse_members(_text(backend / "cluster.yaml"))
+    own_address = "" if clustered else parse_address(_text(backend / "info.yaml"))
+    in_datastore = len(members) > 1 and own_address in members
     in_progress = (lock / "join-in-progress").exists()
-    fixed_certificate = (lock / "no-cert-reissue").exists()
+    broken_off = (in_progress and not in_datastore) or (remote_ca is not None) != clustered
     if clustered:
         member = None if expected_ca is None else remote_ca == expected_ca
+        broken_off = broken_off or not (lock / "no-cert-reissue").exists()
     else:
-        member = None if expected_ca is None else own_ca == expected_ca and len(members) > 1
-    callbacks = _text(current / "credentials/callback-tokens.txt").strip()
+        trusts = own_ca == expected_ca
+        member = None if expected_ca is None else trusts and in_datastore
+        broken_off = broken_off or (expected_ca is not None and trusts and not in_datastore)
+    tokens = re.findall(r"^\w+\|\d+$", _text(current / "credentials/cluster-tokens.txt"), re.MULTILINE)
     installed_lock = lock / "installed.lock"
     installed_at = installed_lock.stat().st_mtime if installed_lock.exists() else 0.0
     kubelet = _text(current / "args/kubelet")
     plugin, handlers, imports, template_error = parse_template(_text(current / SERVICE_FILES["containerd"]))
-    _rc, aliases, _err = run(["snap", "aliases", "microk8s"])
+    held = "held" in snap.notes
     return State(
         node_name=node_name,
         installed=True,
         version=snap.version,
         revision=snap.revision,
         channel=snap.channel,
-        held="held" in snap.notes,
+        held=held,
         broken=bool({"broken", "disabled"} & set(snap.notes)),
         stopped=(lock / "stopped.lock").exists(),
         launch_done=not list((common / "etc/launcher").glob("*.yaml")),
         role="worker" if clustered else "controlplane",
         member=member,
-        half_joined=in_progress or (remote_ca is not None) != clustered or (clustered and not fixed_certificate),
+        half_joined=broken_off,
         join_in_progress=in_progress,
         join_running=in_progress and _join_running(root / "proc"),
-        has_peers=not clustered and (len(members) > 1 or bool(callbacks)),
+        has_peers=len(members) > 1 or (not clustered and bool(_text(current / CALLBACKS).strip())),
+        datastore_address=own_address,
+        datastore=tuple(members),
+        voters=tuple(address for address, role in members.items() if role == "voter"),
+        join_tokens=len(tokens),
         user_namespaces=() if clustered else _user_namespaces(root, installed_at),
         ca_fingerprint=own_ca,
         remote_ca_fingerprint=remote_ca,
+        certificates={name: end for name, pem in pems.items() if (end := certificate_end(pem))},
         args={"kubelet": parse_args(kubelet), "kube-apiserver": parse_args(_text(current / "args/kube-apiserver"))},
         managed_args=parse_managed_args(kubelet),
         cri_plugin=plugin,
@@ -316,58 +437,129 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"))
         template_imports=imports,
         template_error=template_error,
         pending_restart=_pending_restart(current, run),
-        aliases=parse_aliases(aliases),
+        aliases=_aliases(root),
+        refreshes=() if held else parse_refreshes(run(["snap", "changes", "microk8s"])[1]),
         apparmor_rule=apparmor_rule,
     )
 
 
-def read_cluster(state: State, run: Run, addons: bool = True) -> dict[str, Any]:
-    """What the API of this control plane says. Everything is empty while it does not answer."""
-    silent: dict[str, Any] = {"api": False, "running": False, "addons": {}, "nodes": {}}
+def read_cluster(state: State, run: Run, addons: bool = True, arguments: bool = False) -> dict[str, Any]:
+    """What the API of this control plane says. Everything is empty while it does not answer.
+
+    :param addons: ask which addons are enabled, which takes seconds.
+    :param arguments: read what the addons really run with, as their command line tells only what they were given.
+    """
+    silent: dict[str, Any] = {"api": False, "running": False, "addons": {}, "nodes": {}, "arguments": {}}
     if not state.installed or state.stopped or state.role != "controlplane":
         return silent
-    rc, out, _err = run([MICROK8S, "kubectl", "get", "nodes", "-o", "json", "--request-timeout=10s"])
-    if rc != 0:
+    found = _objects(run, "nodes")
+    if found is None:
         return silent
-    try:
-        items = json.loads(out)["items"]
-    except (ValueError, KeyError, TypeError):
-        return silent
+    items = found.get("items") or []
     answer = {**silent, "api": True, "nodes": {item["metadata"]["name"]: summarise_node(item) for item in items}}
     if addons:
         rc, out, _err = run([MICROK8S, "status", "--format", "short"])
         running, answer["addons"] = parse_status(out)
         answer["running"] = rc == 0 and running
+    if arguments:
+        corefile = ((_objects(run, "configmap/coredns", "-n", "kube-system") or {}).get("data") or {}).get("Corefile")
+        pool = _objects(run, "ipaddresspools.metallb.io/default-addresspool", "-n", "metallb-system") or {}
+        answer["arguments"] = {
+            "dns": {"corefile": corefile, "servers": list(parse_forward(corefile or ""))},
+            "metallb": {"addresses": (pool.get("spec") or {}).get("addresses", [])},
+        }
     return answer
+
+
+def _objects(run: Run, *what: str) -> dict[str, Any] | None:
+    """Read objects with MicroK8s' own kubectl; None when there is no answer or no such object."""
+    rc, out, _err = run([MICROK8S, "kubectl", "get", *what, "-o", "json", "--request-timeout=10s"])
+    if rc != 0:
+        return None
+    try:
+        found = json.loads(out)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 # --- deciding ---
 
 
-def decide(state: State, node: Mapping[str, Any] | None, target_role: str = "worker", force: bool = False) -> Action:
+def choose(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The controller to work on, of those that were read; the first one in the order given where they are alike.
+
+    :param found: controller names with what the module returned for O(gather=[state, nodes]).
+
+    A member of a cluster goes before a host of its own, as that would make a second cluster; then one whose API
+    answers goes before one that is down.
+    """
+
+    def rank(name: str) -> tuple[bool, ...]:
+        state = found[name]
+        return (
+            not (state["has_peers"] and not state["half_joined"]),
+            state["half_joined"],
+            state["role"] == "worker",
+            state["role"] is None,
+            not state["cluster"]["api"],
+            state["stopped"],
+        )
+
+    return min(found, key=rank)
+
+
+def decide(state: State, node: Mapping[str, Any] | None, target: Target) -> Action:
     """The next step for one host.
 
-    :param node: the host's Node as the controller sees it; empty when there is none, None when nobody looked.
-    :param force: leave another cluster, or give up a control plane with data of its own.
+    :param node: the host's Node as the chosen controller sees it; empty when there is none, None when nobody looked.
     """
     if not state.snapd:
         return Action("fail", "snapd is not installed; install the package snapd first")
     if not state.installed:
+        if target.channel and state.store_channels and target.channel not in state.store_channels:
+            return Action(
+                "fail",
+                f"the snap store has no channel {target.channel} of microk8s for this machine, only "
+                f"{', '.join(state.store_channels)}; set tokenlabs_microk8s_channel to one of these",
+            )
         return Action("install", "MicroK8s is not installed")
     if state.broken:
         return Action("fail", "the snap is disabled or broken; run 'snap enable microk8s', or remove it")
+    if target.channel and state.channel != target.channel:
+        return Action("fail", _other_channel(state.channel, target.channel))
     if state.stopped:
         return Action("start", "MicroK8s is stopped")
-    if target_role == "controller":
-        return _decide_controller(state, node)
+    if target.role == "controller":
+        return _decide_chosen(state, node) if target.chosen else _decide_controller(state, node, target)
+    if state.role == "controlplane" and (state.member or target.in_datastore):
+        return Action(
+            "fail",
+            "the cluster has it as a controller but it shall be a worker; remove it with the playbook "
+            "tokenlabs.platform.remove_node, then run again",
+        )
     if state.half_joined:
         return Action("repair", "an earlier join broke off half-way")
     if state.role == "worker":
-        return _decide_worker(state, node, force)
-    return _decide_standalone(state, node, force)
+        return _watch(node) if state.member else _decide_foreign(state, target)
+    return _decide_standalone(state, node, target)
 
 
-def _decide_controller(state: State, node: Mapping[str, Any] | None) -> Action:
+def _other_channel(installed: str, wanted: str) -> str:
+    text = f"MicroK8s follows {installed}, not {wanted}, and this playbook refreshes no running node: "
+    keep = f"or set tokenlabs_microk8s_channel to {installed}"
+    old, new = parse_minor(installed), parse_minor(wanted)
+    if old is None or new is None or old == new or old + 1 == new:
+        return f"{text}run the playbook tokenlabs.platform.upgrade, {keep}"
+    if new < old:
+        return f"{text}Kubernetes cannot be downgraded; set tokenlabs_microk8s_channel to {installed}"
+    return (
+        f"{text}Kubernetes is upgraded one minor version at a time; run the playbook tokenlabs.platform.upgrade with "
+        f"tokenlabs_microk8s_channel set to 1.{old + 1}/stable first, {keep}"
+    )
+
+
+def _decide_chosen(state: State, node: Mapping[str, Any] | None) -> Action:
     if state.role == "worker":
         return Action(
             "fail",
@@ -376,8 +568,39 @@ def _decide_controller(state: State, node: Mapping[str, Any] | None) -> Action:
     if state.half_joined:
         return Action(
             "fail",
-            "a join to a cluster broke off on this controller; run 'microk8s leave' on it, or reinstall MicroK8s",
+            "a join to a cluster broke off on this controller, and no other controller is there to join; run "
+            "'microk8s leave' on it, or reinstall MicroK8s",
         )
+    return _finish_or_watch(state, node)
+
+
+def _decide_controller(state: State, node: Mapping[str, Any] | None, target: Target) -> Action:
+    if state.role == "worker" and not state.half_joined:
+        if state.member:
+            return Action(
+                "fail",
+                "it is a worker of this cluster but shall be a controller; remove it with the playbook "
+                "tokenlabs.platform.remove_node, then run again",
+            )
+        return _decide_foreign(state, target)
+    if state.half_joined:
+        return _unless_in_use(state, target) or Action("repair", "an earlier join broke off half-way")
+    if state.member and target.in_datastore:
+        return _finish_or_watch(state, node)
+    if state.member:
+        if target.force:
+            return Action("repair", "the cluster has removed it and it may be set up anew")
+        return Action(
+            "fail",
+            "the cluster has removed it, but it still holds a copy of the cluster's data; set microk8s_force_rejoin "
+            "to install MicroK8s anew on it",
+        )
+    return _decide_standalone(state, node, target)
+
+
+def _finish_or_watch(state: State, node: Mapping[str, Any] | None) -> Action:
+    if state.join_in_progress:
+        return Action("finish", "its join was cut off after it had become a member")
     return _watch(node)
 
 
@@ -391,10 +614,9 @@ def _watch(node: Mapping[str, Any] | None) -> Action:
     return Action("none", "the node is a Ready member")
 
 
-def _decide_worker(state: State, node: Mapping[str, Any] | None, force: bool) -> Action:
-    if state.member:
-        return _watch(node)
-    if force:
+def _decide_foreign(state: State, target: Target) -> Action:
+    """A worker of some cluster, but not of ours."""
+    if target.force:
         return Action("rejoin", "it is a worker of another cluster and may be taken over")
     if state.member is None:
         return Action("fail", "it is a worker, but the controller has no cluster yet; run 'microk8s leave' on it first")
@@ -404,30 +626,58 @@ def _decide_worker(state: State, node: Mapping[str, Any] | None, force: bool) ->
     )
 
 
-def _decide_standalone(state: State, node: Mapping[str, Any] | None, force: bool) -> Action:
-    if state.member:
-        return Action(
-            "fail",
-            "it is a control plane of this cluster but shall be a worker; drain it, run 'microk8s leave' on it and "
-            "'microk8s remove-node' on the controller, then run again",
-        )
-    if not force and state.has_peers:
+def _unless_in_use(state: State, target: Target) -> Action | None:
+    if target.force or not state.user_namespaces:
+        return None
+    return Action(
+        "fail",
+        f"pods of its own run on it (namespaces {', '.join(state.user_namespaces)}) and joining would orphan "
+        "them; remove them, or set microk8s_force_rejoin",
+    )
+
+
+def _decide_standalone(state: State, node: Mapping[str, Any] | None, target: Target) -> Action:
+    if not target.force and state.has_peers:
         return Action("fail", "other nodes have joined it; dissolve that cluster, or set microk8s_force_rejoin")
-    if not force and state.user_namespaces:
-        return Action(
-            "fail",
-            f"pods of its own run on it (namespaces {', '.join(state.user_namespaces)}) and joining would orphan "
-            "them; remove them, or set microk8s_force_rejoin",
-        )
+    if refusal := _unless_in_use(state, target):
+        return refusal
     if node and node.get("ready"):
         return Action(
             "fail",
             "the controller has a Ready Node of this name, but this host is not a member; another machine has the same "
             "host name, or this one left less than a minute ago",
         )
-    if node:
-        return Action("replace", "the controller still has the Node of an earlier installation of this host")
+    if len(state.datastore) > 1:
+        return Action("rejoin", "it is a controller of another cluster and may be taken over")
+    if node or target.in_datastore:
+        return Action("replace", "the cluster still knows an earlier installation of this host")
     return Action("join", "it is not a member yet")
+
+
+def remarks(found: Mapping[str, Mapping[str, Any]], now: datetime | None = None) -> list[str]:
+    """What a person should know of nodes that are as they shall be, one line each.
+
+    :param found: host names with what the module returned for O(gather=[state]).
+    """
+    now = now or datetime.now(UTC)
+    lines = []
+    versions: dict[str, list[str]] = {}
+    for name, state in found.items():
+        if state["installed"]:
+            versions.setdefault(state["version"], []).append(name)
+        if state["refreshes"]:
+            lines.append(f"{name}: MicroK8s has refreshed itself, and is held from now on: {state['refreshes'][-1]}")
+        for file, end in state["certificates"].items():
+            left = (datetime.fromisoformat(end) - now).days
+            if left < WARN_DAYS:
+                lines.append(f"{name}: the certificate {file} ends in {left} days; look at 'microk8s refresh-certs'")
+        if state["role"] == "controlplane":
+            taken = [alias for alias, program in state["aliases"].items() if program not in ("", f"microk8s.{alias}")]
+            lines += [f"{name}: {alias} is another snap's command, so it is no alias" for alias in taken]
+    if len(versions) > 1:
+        parts = [f"{version} on {', '.join(names)}" for version, names in sorted(versions.items())]
+        lines.append(f"versions of MicroK8s differ: {'; '.join(parts)}; run the playbook tokenlabs.platform.upgrade")
+    return lines
 
 
 def describe(state: State) -> dict[str, Any]:

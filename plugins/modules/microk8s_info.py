@@ -31,14 +31,31 @@ options:
     description: What the host shall be. Without it no next step is named.
     type: str
     choices: [controller, worker]
+  chosen:
+    description: Whether this is the controller through which the cluster is seen, and which the other hosts join.
+    type: bool
+    default: false
+  channel:
+    description:
+      - The snap channel that the host shall follow, with its risk. Another one is never gone to by itself.
+      - Where MicroK8s is not installed, the snap store is asked whether it has the channel for the machine.
+    type: str
+  address:
+    description: The host's address for the cluster's traffic. A controller is in the datastore under it.
+    type: str
   ca_fingerprint:
     description:
-      - SHA-256 of the cluster's CA certificate, which is RV(ca_fingerprint) on the first controller.
-      - An empty string means that there is no cluster yet.
+      - SHA-256 of the cluster's CA certificate, which is RV(ca_fingerprint) on the chosen controller.
+      - Empty when there is no cluster yet.
     type: str
+  datastore:
+    description: The members of the datastore, as RV(datastore) of the chosen controller has them.
+    type: list
+    elements: str
+    default: []
   node:
     description:
-      - The Node of the host as RV(cluster.nodes) of the first controller has it; an empty dictionary when it has none.
+      - The Node of the host as RV(cluster.nodes) of the chosen controller has it; an empty dictionary when it has none.
       - Leave it out when the controller could not be asked.
     type: dict
   force:
@@ -48,28 +65,30 @@ options:
   gather:
     description:
       - What to return. V(state) is what the host's files tell. V(nodes) and V(addons) are what the API of a control
-        plane tells; V(addons) takes longer and includes V(nodes).
+        plane tells; V(addons) takes longer and includes V(nodes). V(arguments) are what addons really run with.
     type: list
     elements: str
-    choices: [state, nodes, addons]
+    choices: [state, nodes, addons, arguments]
     default: [state]
 seealso:
   - module: community.general.snap
 """
 
 EXAMPLES = r"""
-- name: Read what the first controller knows
+- name: Read what the controller knows
   tokenlabs.platform.microk8s_info:
-    target_role: controller
     gather: [state, nodes]
-  delegate_to: "{{ groups['controllers'][0] }}"
+  delegate_to: "{{ groups['tokenlabs_controller'][0] }}"
   run_once: true
   register: cluster
 
 - name: Find out what this host needs
   tokenlabs.platform.microk8s_info:
     target_role: worker
+    channel: 1.34/stable
+    address: "{{ ansible_host }}"
     ca_fingerprint: "{{ cluster.ca_fingerprint or '' }}"
+    datastore: "{{ cluster.datastore }}"
     node: "{{ cluster.cluster.nodes[inventory_hostname] | default({}) }}"
   register: host
 """
@@ -123,7 +142,9 @@ role:
   returned: when O(gather) contains V(state)
   type: str
 member:
-  description: Whether the host belongs to the cluster of O(ca_fingerprint). None when no fingerprint was given.
+  description:
+    - Whether the host belongs to the cluster of O(ca_fingerprint). None when no fingerprint was given.
+    - A worker does when it trusts that CA, a control plane when it has that CA and its datastore has joined others.
   returned: when O(gather) contains V(state)
   type: bool
 half_joined:
@@ -142,6 +163,25 @@ has_peers:
   description: Whether other nodes have joined this control plane.
   returned: when O(gather) contains V(state)
   type: bool
+datastore_address:
+  description: The address under which the host's own datastore is a member; empty on a worker.
+  returned: when O(gather) contains V(state)
+  type: str
+  sample: 10.0.0.10:19001
+datastore:
+  description: The addresses of the datastore's members, as this control plane has them.
+  returned: when O(gather) contains V(state)
+  type: list
+  elements: str
+voters:
+  description: Those of RV(datastore) that vote. The loss of one is survived when there are three.
+  returned: when O(gather) contains V(state)
+  type: list
+  elements: str
+join_tokens:
+  description: How many tokens with a time limit wait for a join on this control plane, expired or not.
+  returned: when O(gather) contains V(state)
+  type: int
 user_namespaces:
   description: Namespaces other than kube-system whose pods have run on a control plane.
   returned: when O(gather) contains V(state)
@@ -155,6 +195,11 @@ remote_ca_fingerprint:
   description: SHA-256 of the CA certificate of the cluster that the host has joined as a worker.
   returned: when O(gather) contains V(state)
   type: str
+certificates:
+  description: File names of the certificates that are there, with the time when each ends.
+  returned: when O(gather) contains V(state)
+  type: dict
+  sample: {server.crt: '2027-01-31T09:00:00+00:00'}
 args:
   description: The flags of kubelet and kube-apiserver.
   returned: when O(gather) contains V(state)
@@ -186,7 +231,18 @@ pending_restart:
   type: list
   elements: str
 aliases:
-  description: Commands that are aliases of MicroK8s commands.
+  description:
+    - C(kubectl) and C(helm), with what they stand for among the commands of snaps, such as C(microk8s.kubectl).
+    - Empty when the name is free.
+  returned: when O(gather) contains V(state)
+  type: dict
+refreshes:
+  description: Automatic refreshes that snapd remembers, when they are not held.
+  returned: when O(gather) contains V(state)
+  type: list
+  elements: str
+store_channels:
+  description: The channels that the store has for this machine, when O(channel) is given and nothing is installed.
   returned: when O(gather) contains V(state)
   type: list
   elements: str
@@ -196,7 +252,7 @@ apparmor_rule:
   type: bool
 cluster:
   description: What the control plane's API says.
-  returned: when O(gather) contains V(nodes) or V(addons)
+  returned: when O(gather) contains V(nodes), V(addons) or V(arguments)
   type: dict
   contains:
     api:
@@ -211,10 +267,17 @@ cluster:
     nodes:
       description: Node names with their uid, readiness, message, heartbeat, version, address and taints.
       type: dict
+    arguments:
+      description:
+        - What addons run with. C(dns) has CoreDNS' C(corefile) and the C(servers) that it forwards to, C(metallb) the
+          C(addresses) that it may give away.
+        - Empty when O(gather) lacks V(arguments).
+      type: dict
 action:
   description:
     - The next step. V(install), V(start), V(restart) its kubelet, V(wait) for readiness, V(join), V(replace) the
-      stale Node and join, V(repair) a broken join, V(rejoin) after leaving another cluster, V(none), or V(fail).
+      stale Node and join, V(repair) a broken join, V(rejoin) after leaving another cluster, V(finish) a join that has
+      only left its marks, V(none), or V(fail).
   returned: when O(target_role) is given
   type: str
 reason:
@@ -226,6 +289,7 @@ reason:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import (
     MicroK8sError,
+    Target,
     decide,
     describe,
     read_cluster,
@@ -237,13 +301,17 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "target_role": {"type": "str", "choices": ["controller", "worker"]},
+            "chosen": {"type": "bool", "default": False},
+            "channel": {"type": "str"},
+            "address": {"type": "str"},
             "ca_fingerprint": {"type": "str"},
+            "datastore": {"type": "list", "elements": "str", "default": []},
             "node": {"type": "dict"},
             "force": {"type": "bool", "default": False},
             "gather": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["state", "nodes", "addons"],
+                "choices": ["state", "nodes", "addons", "arguments"],
                 "default": ["state"],
             },
         },
@@ -257,15 +325,24 @@ def main() -> None:
         return module.run_command(list(argv), check_rc=False)
 
     params = module.params
+    gather = set(params["gather"])
+    target = Target(
+        role=params["target_role"] or "worker",
+        channel=params["channel"] or "",
+        chosen=params["chosen"],
+        address=params["address"] or "",
+        datastore=tuple(params["datastore"]),
+        force=params["force"],
+    )
     try:
-        state = read_state(run, params["ca_fingerprint"] or None)
-        result = describe(state) if "state" in params["gather"] else {}
-        if {"nodes", "addons"} & set(params["gather"]):
-            result["cluster"] = read_cluster(state, run, addons="addons" in params["gather"])
+        state = read_state(run, params["ca_fingerprint"] or None, store=bool(target.channel))
+        result = describe(state) if "state" in gather else {}
+        if gather - {"state"}:
+            result["cluster"] = read_cluster(state, run, "addons" in gather, "arguments" in gather)
     except MicroK8sError as error:
         module.fail_json(msg=str(error))
     if params["target_role"]:
-        action = decide(state, params["node"], params["target_role"], params["force"])
+        action = decide(state, params["node"], target)
         result |= {"action": action.kind, "reason": action.reason}
     module.exit_json(changed=False, **result)
 

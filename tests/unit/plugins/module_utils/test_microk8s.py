@@ -4,11 +4,13 @@ import base64
 import json
 import os
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _microk8s as mk
-from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import Action, State, decide
+from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import Action, State, Target, decide
 
 SNAP_LIST = (
     "Name      Version  Rev   Tracking     Publisher    Notes\n"
@@ -58,7 +60,6 @@ class Host:
         self.current = root / mk.CURRENT
         self.answers: dict[str, tuple[int, str, str]] = {
             "snap list microk8s": (0, SNAP_LIST, ""),
-            "snap aliases microk8s": (0, "Command Alias Notes\nmicrok8s.kubectl kubectl manual\n", ""),
         }
         self.calls: list[str] = []
         self.write("var/lock/installed.lock")
@@ -66,13 +67,18 @@ class Host:
         self.write("args/kubelet", KUBELET)
         self.write("args/kube-apiserver", "--authorization-mode=AlwaysAllow\n")
         self.write("args/containerd-template.toml", TEMPLATE)
-        self.write("var/kubernetes/backend/cluster.yaml", "- Address: 127.0.0.1:19001\n  ID: 1\n  Role: 0\n")
+        self.datastore("127.0.0.1:19001")
 
     def write(self, path: str, text: str = "") -> Path:
         target = self.current / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         return target
+
+    def datastore(self, *members: str, own: str | None = None) -> None:
+        entries = (f"- Address: {member}\n  ID: {n}\n  Role: {min(n // 3, 2)}\n" for n, member in enumerate(members))
+        self.write("var/kubernetes/backend/cluster.yaml", "".join(entries))
+        self.write("var/kubernetes/backend/info.yaml", f"Address: {own or members[0]}\nID: 1\nRole: 0\n")
 
     def join(self, ca: str = "ours") -> None:
         self.write("certs/ca.remote.crt", pem(ca))
@@ -93,7 +99,10 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-# --- the decision table: a worker of our controller ---
+# --- the decision table: a worker ---
+
+OURS = ("10.0.0.1:19001", "10.0.0.2:19001", "10.0.0.3:19001")
+WORKER = Target(address="10.0.0.9", datastore=OURS[:1])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,7 @@ def host(tmp_path: Path) -> Host:
         pytest.param(worker(), {}, "restart", "missing", id="our worker, Node deleted"),
         pytest.param(worker(member=False), {}, "fail", "another cluster", id="foreign worker"),
         pytest.param(worker(member=None), {}, "fail", "no cluster yet", id="worker, but no cluster"),
-        pytest.param(alone(member=True), READY, "fail", "shall be a worker", id="control plane of our cluster"),
+        pytest.param(alone(member=True), READY, "fail", "remove_node", id="control plane of our cluster"),
         pytest.param(worker(half_joined=True), READY, "repair", "half-way", id="half joined"),
         pytest.param(alone(half_joined=True), {}, "repair", "half-way", id="half joined, no lock yet"),
         pytest.param(worker(stopped=True), DOWN, "start", "stopped", id="stopped"),
@@ -122,9 +131,15 @@ def host(tmp_path: Path) -> Host:
     ],
 )
 def test_worker_row(state: State, node, kind: str, word: str) -> None:
-    action = decide(state, node)
+    action = decide(state, node, WORKER)
     assert action.kind == kind
     assert word in action.reason
+
+
+@pytest.mark.parametrize("state", [alone(), alone(half_joined=True)])
+def test_a_worker_that_the_datastore_counts_is_refused(state: State) -> None:
+    action = decide(state, {}, replace(WORKER, address="10.0.0.1"))
+    assert (action.kind, "as a controller" in action.reason) == ("fail", True)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +148,15 @@ def test_worker_row(state: State, node, kind: str, word: str) -> None:
         pytest.param(worker(member=False), "rejoin", id="foreign worker"),
         pytest.param(alone(user_namespaces=("shop",)), "join", id="data"),
         pytest.param(alone(has_peers=True), "join", id="peers"),
+        pytest.param(alone(has_peers=True, datastore=("a:1", "b:1")), "rejoin", id="controller of another cluster"),
         pytest.param(alone(member=True), "fail", id="our control plane is spared"),
     ],
 )
-def test_force_takes_a_host_over(state: State, kind: str) -> None:
-    assert decide(state, {}, force=True).kind == kind
+def test_force_takes_a_worker_over(state: State, kind: str) -> None:
+    assert decide(state, {}, replace(WORKER, force=True)).kind == kind
+
+
+# --- the decision table: the chosen controller ---
 
 
 @pytest.mark.parametrize(
@@ -148,16 +167,160 @@ def test_force_takes_a_host_over(state: State, kind: str) -> None:
         pytest.param(worker(), {}, "fail", id="a worker"),
         pytest.param(alone(half_joined=True), READY, "fail", id="half joined elsewhere"),
         pytest.param(alone(has_peers=True, user_namespaces=("a",)), READY, "none", id="in use"),
+        pytest.param(alone(join_in_progress=True), READY, "finish", id="a member with the mark of its join"),
         pytest.param(alone(), DOWN, "wait", id="not Ready"),
+        pytest.param(alone(), {}, "restart", id="Node deleted"),
         pytest.param(alone(), None, "none", id="not asked"),
     ],
 )
-def test_controller_row(state: State, node, kind: str) -> None:
-    assert decide(state, node, target_role="controller").kind == kind
+def test_chosen_controller_row(state: State, node, kind: str) -> None:
+    assert decide(state, node, Target("controller", chosen=True)).kind == kind
+
+
+# --- the decision table: a further controller ---
+
+SECOND = Target("controller", address="10.0.0.2", datastore=OURS)
+NEW = Target("controller", address="10.0.0.9", datastore=OURS)
+
+
+def member(**more) -> State:
+    return alone(**{"member": True, "has_peers": True, "datastore": OURS} | more)
+
+
+@pytest.mark.parametrize(
+    ("state", "node", "target", "kind", "word"),
+    [
+        pytest.param(State(snapd=False), {}, NEW, "fail", "snapd", id="no snapd"),
+        pytest.param(State(), {}, NEW, "install", "not installed", id="absent"),
+        pytest.param(State(), DOWN, SECOND, "install", "not installed", id="absent, stale: replaced later"),
+        pytest.param(alone(broken=True), {}, NEW, "fail", "snap enable", id="disabled snap"),
+        pytest.param(member(stopped=True), DOWN, SECOND, "start", "stopped", id="stopped"),
+        pytest.param(alone(), {}, NEW, "join", "not a member", id="standalone"),
+        pytest.param(alone(member=None), None, NEW, "join", "not a member", id="standalone, no cluster yet"),
+        pytest.param(alone(), DOWN, NEW, "replace", "earlier", id="standalone, stale Node"),
+        pytest.param(alone(), {}, SECOND, "replace", "earlier", id="standalone, the datastore still counts it"),
+        pytest.param(alone(), READY, NEW, "fail", "same host name", id="standalone, but a Ready Node lives"),
+        pytest.param(alone(user_namespaces=("shop",)), {}, NEW, "fail", "shop", id="standalone with data"),
+        pytest.param(alone(has_peers=True), {}, NEW, "fail", "other nodes", id="controller of another cluster"),
+        pytest.param(worker(), READY, NEW, "fail", "remove_node", id="worker of our cluster"),
+        pytest.param(worker(member=False), {}, NEW, "fail", "another cluster", id="worker of another cluster"),
+        pytest.param(member(), READY, SECOND, "none", "Ready member", id="member, Ready"),
+        pytest.param(member(), DOWN, SECOND, "wait", "stopped posting", id="member, NotReady"),
+        pytest.param(member(), {}, SECOND, "restart", "missing", id="member, Node deleted"),
+        pytest.param(member(join_in_progress=True), READY, SECOND, "finish", "cut off", id="only the marks are left"),
+        pytest.param(member(), {}, NEW, "fail", "has removed it", id="member that the cluster has removed"),
+        pytest.param(alone(half_joined=True), {}, SECOND, "repair", "half-way", id="half joined, counted"),
+        pytest.param(alone(half_joined=True), {}, NEW, "repair", "half-way", id="half joined, not counted"),
+        pytest.param(worker(half_joined=True), {}, NEW, "repair", "half-way", id="half joined as a worker"),
+        pytest.param(alone(half_joined=True, user_namespaces=("a",)), {}, NEW, "fail", "orphan", id="half, with data"),
+    ],
+)
+def test_controller_row(state: State, node, target: Target, kind: str, word: str) -> None:
+    action = decide(state, node, target)
+    assert action.kind == kind
+    assert word in action.reason
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        pytest.param(worker(member=False), "rejoin", id="worker of another cluster"),
+        pytest.param(alone(has_peers=True, datastore=("a:1", "b:1")), "rejoin", id="controller of another cluster"),
+        pytest.param(member(), "repair", id="removed member"),
+        pytest.param(alone(half_joined=True, user_namespaces=("a",)), "repair", id="half joined, with data"),
+        pytest.param(worker(), "fail", id="our worker is spared"),
+    ],
+)
+def test_force_takes_a_controller_over(state: State, kind: str) -> None:
+    assert decide(state, {}, replace(NEW, force=True)).kind == kind
+
+
+# --- the decision table: channels ---
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        pytest.param("1.33/stable", ["platform.upgrade, or set"], id="one minor"),
+        pytest.param("1.34/candidate", ["platform.upgrade, or set"], id="another risk"),
+        pytest.param("latest/stable", ["platform.upgrade, or set"], id="no track"),
+        pytest.param("1.32/stable", ["one minor version at a time", "set to 1.33/stable first"], id="two minors"),
+        pytest.param("1.35/stable", ["cannot be downgraded", "set tokenlabs_microk8s_channel to 1.35"], id="downgrade"),
+    ],
+)
+def test_another_channel_is_refused(installed: str, words: list[str]) -> None:
+    for state in (worker(channel=installed), alone(channel=installed, stopped=True)):
+        action = decide(state, READY, replace(WORKER, channel="1.34/stable"))
+        assert action.kind == "fail"
+        assert all(word in action.reason for word in words), action.reason
+
+
+def test_the_wanted_channel_is_not_refused() -> None:
+    assert decide(worker(channel="1.34/stable"), READY, replace(WORKER, channel="1.34/stable")).kind == "none"
+
+
+def test_a_channel_that_the_store_lacks_is_refused_before_the_installation() -> None:
+    wanted = replace(WORKER, channel="1.99/stable")
+    action = decide(State(store_channels=("1.33/stable", "1.34/stable")), {}, wanted)
+    assert (action.kind, "only 1.33/stable, 1.34/stable" in action.reason) == ("fail", True)
+    assert decide(State(store_channels=("1.99/stable",)), {}, wanted).kind == "install"
+    # What the store has is not known while it cannot be reached; the installation tries again then.
+    assert decide(State(), {}, wanted).kind == "install"
 
 
 def test_actions_are_values() -> None:
-    assert decide(worker(), READY) == Action("none", "the node is a Ready member")
+    assert decide(worker(), READY, WORKER) == Action("none", "the node is a Ready member")
+
+
+# --- choosing a controller ---
+
+
+def found(state: State, api: bool = True) -> dict:
+    return {**mk.describe(state), "cluster": {"api": api}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [
+        pytest.param(found(State(), False), found(State(), False), "a", id="nothing anywhere: the first"),
+        pytest.param(found(member()), found(member()), "a", id="both members: the first"),
+        pytest.param(found(State(), False), found(member()), "b", id="re-imaged"),
+        pytest.param(found(alone()), found(alone(has_peers=True)), "b", id="the one that others have joined"),
+        pytest.param(found(member(), False), found(member()), "b", id="API down"),
+        pytest.param(found(member(stopped=True), False), found(alone()), "a", id="stopped member, new host"),
+        pytest.param(found(alone(half_joined=True), False), found(alone()), "b", id="half joined"),
+        pytest.param(found(worker(), False), found(State(), False), "b", id="a worker is the last resort"),
+        pytest.param(found(State(), False), found(alone()), "b", id="installed before"),
+        pytest.param(found(alone(), False), found(alone()), "b", id="standalone and down"),
+    ],
+)
+def test_choice(first: dict, second: dict, chosen: str) -> None:
+    assert mk.choose({"a": first, "b": second}) == chosen
+
+
+# --- remarks ---
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def test_nothing_to_remark() -> None:
+    states = {"a": member(version="v1.34.3", certificates={"server.crt": "2027-01-01T00:00:00+00:00"}), "b": State()}
+    assert mk.remarks({name: mk.describe(state) for name, state in states.items()}, NOW) == []
+
+
+def test_remarks() -> None:
+    states = {
+        "a": member(version="v1.34.3", aliases={"kubectl": "/usr/bin/snap", "helm": "microk8s.helm"}),
+        "b": worker(version="v1.34.4", refreshes=("7 Done Auto-refresh snap microk8s",)),
+        "c": worker(version="v1.34.3", certificates={"kubelet.crt": "2026-12-01T00:00:00+00:00"}),
+    }
+    lines = mk.remarks({name: mk.describe(state) for name, state in states.items()}, NOW)
+    assert lines == [
+        "a: kubectl is another snap's command, so it is no alias",
+        "b: MicroK8s has refreshed itself, and is held from now on: 7 Done Auto-refresh snap microk8s",
+        "c: the certificate kubelet.crt ends in 10 days; look at 'microk8s refresh-certs'",
+        "versions of MicroK8s differ: v1.34.3 on a, c; v1.34.4 on b; run the playbook tokenlabs.platform.upgrade",
+    ]
 
 
 # --- reading a host ---
@@ -187,8 +350,49 @@ def test_standalone(host: Host) -> None:
     assert (state.installed, state.version, state.revision, state.channel) == (True, "v1.34.3", "8511", "1.34/stable")
     assert (state.held, state.broken, state.stopped, state.launch_done) == (True, False, False, True)
     assert (state.role, state.member, state.half_joined, state.has_peers) == ("controlplane", False, False, False)
-    assert state.aliases == ("kubectl",)
     assert state.ca_fingerprint == mk.certificate_fingerprint(pem("own"))
+
+
+def test_aliases(host: Host) -> None:
+    assert host.read().aliases == {"kubectl": "", "helm": ""}
+    (host.root / "snap/bin").mkdir(parents=True)
+    (host.root / "snap/bin/kubectl").symlink_to("microk8s.kubectl")
+    (host.root / "snap/bin/helm").symlink_to("/usr/bin/snap")
+    assert host.read().aliases == {"kubectl": "microk8s.kubectl", "helm": "/usr/bin/snap"}
+
+
+CHANGES = (
+    "ID   Status  Spawn                   Ready                   Summary\n"
+    '7    Done    today at 03:11 UTC      today at 03:12 UTC      Auto-refresh snap "microk8s"\n'
+    '8    Done    today at 04:11 UTC      today at 04:12 UTC      Auto-refresh snap "core24"\n'
+)
+
+
+def test_refreshes_count_only_when_they_are_not_held(host: Host) -> None:
+    host.answers["snap changes microk8s"] = (0, CHANGES, "")
+    assert host.read().refreshes == ()
+    host.answers["snap list microk8s"] = (0, SNAP_LIST.replace(",held", ""), "")
+    assert host.read().refreshes == ('7 Done today at 03:11 UTC today at 03:12 UTC Auto-refresh snap "microk8s"',)
+
+
+SNAP_INFO = """\
+name:      microk8s
+channels:
+  1.34/stable:      v1.34.3  2025-12-18 (8511) 171MB classic
+  1.34/candidate:   ^
+  1.33/stable:      --
+installed:          v1.34.3             (8511) 171MB classic
+"""
+
+
+def test_channels_of_the_store(host: Host) -> None:
+    host.answers["snap list microk8s"] = (1, "", "error: no matching snaps installed\n")
+    host.answers["snap info microk8s"] = (0, SNAP_INFO, "")
+    state = mk.read_state(host.run, None, host.root, store=True)
+    assert state.store_channels == ("1.34/stable", "1.34/candidate")
+    assert host.read().store_channels == ()
+    host.answers["snap info microk8s"] = (1, "", 'error: no snap found for "microk8s"\n')
+    assert mk.read_state(host.run, None, host.root, store=True).store_channels == ()
 
 
 def test_first_controller_has_no_expectation(host: Host) -> None:
@@ -215,8 +419,72 @@ def test_white_space_around_the_certificate_does_not_matter(host: Host) -> None:
 
 def test_control_plane_member(host: Host) -> None:
     host.write("certs/ca.crt", pem("ours"))
-    host.write("var/kubernetes/backend/cluster.yaml", "- Address: 10.0.0.1:19001\n- Address: 10.0.0.2:19001\n")
-    assert (host.read().member, host.read().has_peers) == (True, True)
+    host.datastore(*OURS, "10.0.0.4:19001", own=OURS[1])
+    state = host.read()
+    assert (state.member, state.has_peers, state.half_joined) == (True, True, False)
+    assert (state.datastore_address, state.datastore) == (OURS[1], (*OURS, "10.0.0.4:19001"))
+    assert state.voters == OURS
+
+
+def test_control_plane_of_others(host: Host) -> None:
+    host.datastore(*OURS)
+    assert (host.read().member, host.read().has_peers, host.read().half_joined) == (False, True, False)
+
+
+def test_control_plane_that_its_datastore_does_not_count_is_half_joined(host: Host) -> None:
+    host.write("certs/ca.crt", pem("ours"))
+    host.datastore(*OURS, own="10.0.0.9:19001")
+    assert (host.read().member, host.read().half_joined) == (False, True)
+    # Its own cluster is what the chosen controller is measured by, so that it cannot be half of it.
+    assert host.read(None).half_joined is False
+
+
+def test_mark_of_a_join_alone_is_no_half_join_of_a_member(host: Host) -> None:
+    host.write("certs/ca.crt", pem("ours"))
+    host.datastore(*OURS)
+    host.write("var/lock/join-in-progress")
+    assert (host.read().half_joined, host.read().join_in_progress) == (False, True)
+
+
+def test_datastore_without_files(host: Host) -> None:
+    for name in ("cluster", "info"):
+        (host.current / f"var/kubernetes/backend/{name}.yaml").unlink()
+    assert (host.read().datastore, host.read().datastore_address) == ((), "")
+
+
+def test_tokens_with_a_time_limit_are_counted(host: Host) -> None:
+    assert host.read().join_tokens == 0
+    host.write("credentials/cluster-tokens.txt", "0a1b|1766000000\nffff\n2c3d|1766000001\n")
+    assert host.read().join_tokens == 2
+
+
+# Made by openssl; the second one ends after 2049, which X.509 writes in another way.
+CERTIFICATES = {
+    "2027-11-21T15:00:00+00:00": """-----BEGIN CERTIFICATE-----
+MIH/MIGmAgEBMAoGCCqGSM49BAMCMAwxCjAIBgNVBAMMAXgwHhcNMjYxMTIxMTUw
+MDAwWhcNMjcxMTIxMTUwMDAwWjAMMQowCAYDVQQDDAF4MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAERuenHK3MiY9u4V+GO8IXH0rH+OopGxaCeU9NoZiezUZ0sd1i
+pv3yWfp1KRBgfWrxquYV5VueCgkwppqbpol/wDAKBggqhkjOPQQDAgNIADBFAiEA
+uPgaFn8J9G1bZPCLANPZzQBcwst+gjyZ10wVmXXY2pMCIEMBbm5zI9Rc7v+A65MX
+WIHUOEkEd++l5mD/3vVoVNMK
+-----END CERTIFICATE-----
+""",
+    "2061-01-02T03:04:05+00:00": """-----BEGIN CERTIFICATE-----
+MIIBATCBqAIBAjAKBggqhkjOPQQDAjAMMQowCAYDVQQDDAF4MCAXDTI2MTEyMTE1
+MDAwMFoYDzIwNjEwMTAyMDMwNDA1WjAMMQowCAYDVQQDDAF4MFkwEwYHKoZIzj0C
+AQYIKoZIzj0DAQcDQgAERuenHK3MiY9u4V+GO8IXH0rH+OopGxaCeU9NoZiezUZ0
+sd1ipv3yWfp1KRBgfWrxquYV5VueCgkwppqbpol/wDAKBggqhkjOPQQDAgNIADBF
+AiEA8l16Y3QMzYkxt75qZSM3FMOhCDaFklZJCvCTF/pqwL4CIHLjpFzlfUcpKLMV
+CqPvEQNkqud20bIooCXEZlBKN/cY
+-----END CERTIFICATE-----
+""",
+}
+
+
+def test_certificates_end(host: Host) -> None:
+    for end, text in CERTIFICATES.items():
+        host.write("certs/server.crt", text)
+        assert host.read().certificates == {"server.crt": end}
 
 
 def test_controller_that_workers_joined_has_peers(host: Host) -> None:
@@ -357,6 +625,27 @@ NODE = {
 }
 
 
+SILENT = {"api": False, "running": False, "addons": {}, "nodes": {}, "arguments": {}}
+
+
+def test_arguments_of_addons(host: Host) -> None:
+    corefile = ".:53 {\n    errors\n    forward . 10.0.0.53 1.1.1.1\n    cache 30\n}\n"
+    dns = KUBECTL.replace("nodes", "configmap/coredns -n kube-system")
+    pool = KUBECTL.replace("nodes", "ipaddresspools.metallb.io/default-addresspool -n metallb-system")
+    host.answers[KUBECTL] = (0, '{"items": []}', "")
+    host.answers[dns] = (0, json.dumps({"data": {"Corefile": corefile}}), "")
+    host.answers[pool] = (0, json.dumps({"spec": {"addresses": ["10.0.0.200-10.0.0.210"]}}), "")
+    assert mk.read_cluster(host.read(None), host.run, addons=False, arguments=True)["arguments"] == {
+        "dns": {"corefile": corefile, "servers": ["10.0.0.53", "1.1.1.1"]},
+        "metallb": {"addresses": ["10.0.0.200-10.0.0.210"]},
+    }
+    host.answers[dns] = host.answers[pool] = (1, "", "Error from server (NotFound)")
+    assert mk.read_cluster(host.read(None), host.run, addons=False, arguments=True)["arguments"] == {
+        "dns": {"corefile": None, "servers": []},
+        "metallb": {"addresses": []},
+    }
+
+
 def test_cluster(host: Host) -> None:
     host.answers[KUBECTL] = (0, json.dumps({"items": [NODE]}), "")
     host.answers[STATUS] = (0, "microk8s is running\naddons:\ncore/dns: enabled\ncore/rbac: disabled\n", "")
@@ -364,6 +653,7 @@ def test_cluster(host: Host) -> None:
         "api": True,
         "running": True,
         "addons": {"dns": True, "rbac": False},
+        "arguments": {},
         "nodes": {
             "spark-01": {
                 "uid": "u-1",
@@ -406,7 +696,7 @@ def test_cluster_that_answers_but_is_not_running(host: Host) -> None:
 )
 def test_silent_cluster(host: Host, answer) -> None:
     host.answers[KUBECTL] = answer
-    assert mk.read_cluster(host.read(None), host.run) == {"api": False, "running": False, "addons": {}, "nodes": {}}
+    assert mk.read_cluster(host.read(None), host.run) == SILENT
 
 
 def test_a_worker_is_never_asked(host: Host) -> None:
