@@ -167,7 +167,7 @@ class SimHost:
 
     def __post_init__(self) -> None:
         defaults: dict[str, Any] = {"services": "record", "arch": "x86_64", "install_delay": 0, "launch_delay": 0,
-                                    "ready_delay": 0, "rebind_delay": 0}  # fmt: skip
+                                    "ready_delay": 0, "rebind_delay": 0, "auto_refresh_time": 0}  # fmt: skip
         (self.root / "etc").mkdir(parents=True, exist_ok=True)
         (self.root / "etc/snapsim.json").write_text(json.dumps({**defaults, **self.settings}))
 
@@ -190,11 +190,18 @@ class SimHost:
         return {**os.environ, "SNAPSIM_ROOT": str(self.root)}
 
     def run(self, program: str, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        call = {"snap": ("snapcli", "main(sys.argv[1:])"), "nvidia-smi": ("nvidia_smi", "main(sys.argv[1:])"),
-                "containerd": ("containerd", "main(sys.argv[1:])"),
-                "microk8s": ("microk8s", "main('microk8s', sys.argv[1:])")}[program]  # fmt: skip
-        return subprocess.run([*self.command(*call), *argv], env=self.environment(), capture_output=True, text=True,
+        return subprocess.run([*self.program(program), *argv], env=self.environment(), capture_output=True, text=True,
                               input=stdin, timeout=60, check=False)  # fmt: skip
+
+    def program(self, name: str) -> list[str]:
+        call = {"snap": ("snapcli", "main(sys.argv[1:])"), "nvidia-smi": ("nvidia_smi", "main(sys.argv[1:])"),
+                "containerd": ("containerd", "main(sys.argv[1:])"), "snapd": ("snapd", "main(sys.argv[1:])"),
+                "microk8s": ("microk8s", "main('microk8s', sys.argv[1:])")}[name]  # fmt: skip
+        return self.command(*call)
+
+    def popen(self, program: str, *argv: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*self.program(program), *argv], env=self.environment(),
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
     def microk8s(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return self.run("microk8s", *argv, stdin=stdin)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lab.hostsim import FAULTS, layers
-from lab.hostsim.snapsim import agent, containerd, kubelite, pki, tree, units
+from lab.hostsim.snapsim import agent, argfile, containerd, kubelite, pki, tree, units
 from tests.lab.hostsim_harness import FakeApi, SimHost, api_server, eventually
 
 NET = f"127.78.{os.getpid() % 250 + 1}"
@@ -263,6 +263,19 @@ def test_arguments_act_as_on_a_real_kubelet(node: tuple[SimHost, FakeApi]) -> No
     eventually(lambda: ("api/v1", "nodes", "", "node-a") in api.objects)
     assert api.node("node-a")["metadata"]["labels"]["new"] == "1"
     assert api.node("node-a")["spec"]["taints"][0]["value"] == "w"
+
+
+@pytest.mark.parametrize("line", ["--no-such-flag=1", "--system-reserved=memory=much"])
+def test_kubelet_refuses_arguments_that_it_does_not_know(node: tuple[SimHost, FakeApi], line: str) -> None:
+    host, api = node
+    with open(host.data / "args/kubelet", "a") as out:
+        out.write(f"{line}\n")
+    assert host.start("kubelite").wait(10) == 1
+    assert ("api/v1", "nodes", "", "node-a") not in api.objects
+
+
+def test_flags_of_a_fresh_installation_are_known() -> None:
+    assert kubelite.problem(argfile.parse(tree.KUBELET)) == ""
 
 
 def test_broken_containerd_template_makes_the_node_unready(node: tuple[SimHost, FakeApi]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.hostsim.snapsim import journal, miniyaml, store
-from tests.lab.hostsim_harness import SimHost
+from tests.lab.hostsim_harness import SimHost, eventually
 
 
 @pytest.fixture
@@ -102,6 +102,69 @@ def test_conflicts_store_and_hook_faults(host: SimHost) -> None:
     assert host.snap(*argv).returncode == 0
 
 
+def test_failed_hook_takes_a_refresh_back(host: SimHost) -> None:
+    host.install("1.34/stable")
+    host.fault(configure_hook_fails=1)
+    failed = host.snap("refresh", "microk8s", "--channel=1.35/stable")
+    assert (failed.returncode, "Run configure hook" in failed.stderr) == (1, True)
+    assert "v1.34.3  8512  1.34/stable" in host.snap("list").stdout
+    assert host.data.resolve().name == "8512"
+    assert not (host.root / "var/snap/microk8s/8613").exists()
+    calls = (host.root / "var/lib/snapsim/services.log").read_text().split("snapctl stop")
+    assert "snapctl start microk8s.daemon-kubelite" in calls[-1], "the old revision runs again"
+    assert host.snap("refresh", "microk8s", "--channel=1.35/stable").returncode == 0
+
+
+def test_unknown_channel_of_a_refresh(host: SimHost) -> None:
+    host.install("1.34/stable")
+    done = host.snap("refresh", "microk8s", "--channel=1.99/stable")
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: snap "microk8s" is not available on 1.99/stable but is available to install')
+    assert "snap refresh --channel=1.35/stable microk8s" in done.stderr
+    assert "1.34/stable" in host.snap("list").stdout
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_automatic_refresh_unless_held(host: SimHost, held: bool) -> None:
+    host.install("1.34/stable")
+    if held:
+        host.snap("refresh", "--hold", "microk8s")
+    host.fault(auto_refresh_in=0)
+    host.run("snapd")
+    assert ("v1.34.4  8532" in host.snap("list").stdout) != held
+    assert host.host.fault("auto_refresh_in") is None, "it comes once"
+    if held:
+        host.fault(newer_patch=True)
+        done = host.snap("refresh", "microk8s")
+        assert done.stdout == "microk8s (1.34/stable) v1.34.4 from canonical** refreshed\n", "a hold is no lock"
+        assert "classic,held" in host.snap("list").stdout
+
+
+def test_killed_client_does_not_stop_a_change(tmp_path: Path) -> None:
+    settings = {"hostname": "a", "address": "127.0.0.1", "install_delay": 1}
+    host = SimHost(tmp_path, settings)
+    client = host.popen("snap", "install", "microk8s", "--classic", "--channel=1.34")
+    eventually(lambda: (tmp_path / "var/lib/snapsim/.change.lock").exists())
+    client.kill()
+    client.wait()
+    assert host.snap("install", "microk8s", "--classic").returncode == 10, "it goes on"
+    eventually(lambda: host.host.data.exists() and "1.34/stable" in host.snap("list").stdout)
+
+
+def test_addons_stay_old_until_they_are_cloned_anew(host: SimHost) -> None:
+    host.install("1.34/stable")
+    assert host.microk8s("addons", "repo", "update", "core").returncode == 0
+    host.snap("refresh", "microk8s", "--channel=1.35/stable")
+    failed = host.microk8s("addons", "repo", "update", "core")
+    assert (failed.returncode, "CalledProcessError" in failed.stderr) == (1, True)
+    built_in = ("addons", "repo", "add", "core", "/snap/microk8s/current/addons/core")
+    assert host.microk8s(*built_in).stderr.splitlines()[0] == "Error: repository 'core' already exists!"
+    assert host.microk8s(*built_in, "--force").returncode == 0
+    assert host.microk8s("addons", "repo", "update", "core").stdout.endswith("Already up to date.\n")
+    assert host.microk8s("addons", "repo", "update", "x").stderr == "Error: repository 'x' does not exist\n"
+    assert host.microk8s("addons").returncode == 2
+
+
 def test_two_changes_at_once_conflict(host: SimHost) -> None:
     host.install()
     with open(host.root / "var/lib/snapsim/.change.lock", "w") as held:
@@ -137,7 +200,7 @@ def test_info_has_the_channels_that_modules_look_for(host: SimHost) -> None:
     text = host.snap("info", "microk8s").stdout
     assert text.startswith("name:      microk8s\n")
     block = text.partition("\nchannels:\n")[2].splitlines()
-    assert [line.split(":")[0].strip() for line in block] == [r.channel for r in store.channels("arm64")]
+    assert [line.split(":")[0].strip() for line in block] == [r.channel for r in store.channels(host.host)]
 
 
 LAUNCH = """\

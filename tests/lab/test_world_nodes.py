@@ -102,6 +102,23 @@ def test_pods_are_ready_again_when_their_node_came_back() -> None:
     ] == "True"
 
 
+def test_after_a_refresh_a_worker_needs_a_new_calico() -> None:
+    def refreshed(created: str) -> World:
+        host = node()
+        host["metadata"]["annotations"][kubelet.STALE] = "2026-06-01T11:00:00Z"
+        calico = obj("Pod", "calico", "kube-system", labels={"k8s-app": "calico-node"}, created=created,
+                     spec={"nodeName": "n", "hostNetwork": True, "containers": [{"name": "c", "image": "calico"}]},
+                     status={"phase": "Running", "conditions": [cond("Ready", True)]})  # fmt: skip
+        return played(host, calico, pod())
+
+    old, new = refreshed("2026-06-01T10:59:59Z"), refreshed("2026-06-01T11:00:00Z")
+    conditions = old.get("Pod", "calico", "kube-system")["status"]["conditions"]
+    assert {c["type"]: c["status"] for c in conditions}["Ready"] == "False"
+    assert startable(old) is None
+    assert any(e.reason == "FailedCreatePodSandBox" and "calico" in e.message for e in old.events)
+    assert startable(new) == "True"
+
+
 def test_envoy_gateway_does_not_become_ready_without_its_crds() -> None:
     container = {"args": ["server"]}
     found = played(node(), pod(image="docker.io/envoyproxy/gateway:v1.7.5", container=container))

@@ -20,12 +20,12 @@ def value_of(line: str) -> str:
     return "" if cut < 0 else text[cut + 1 :].strip().strip("\"'")
 
 
+def parse(text: str) -> dict[str, str]:
+    return {flag_of(x): value_of(x) for x in text.splitlines() if x.strip().startswith("-")}
+
+
 def read(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    return {flag_of(x): value_of(x) for x in lines if x.strip().startswith("-")}
+    return parse(path.read_text()) if path.exists() else {}
 
 
 def update(path: Path, changes: Mapping[str, str | None]) -> bool:

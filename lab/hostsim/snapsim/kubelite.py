@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import argfile, endpoints, kube
+from . import argfile, endpoints, flags, kube
 from .host import Host, read_json
 
 LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS, REFRESH_SECONDS = 10, 2, 300, 30
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
+STALE = "lab.tokenlabs.invalid/network-stale-since"
 _DEFAULT_CAPACITY = {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "400Gi"}
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
 
@@ -193,8 +195,10 @@ class Kubelet:
         }
         self.api.patch(f"{self.path}/status", {"status": status})
         listed = ",".join(runtime.get("handlers", []))
-        if ((current or {}).get("metadata", {}).get("annotations") or {}).get(HANDLERS) != listed:
-            self.api.patch(self.path, {"metadata": {"annotations": {HANDLERS: listed}}})
+        wanted = {HANDLERS: listed, STALE: self._text("var/lib/snapsim/network-stale").strip() or None}
+        notes = (current or {}).get("metadata", {}).get("annotations") or {}
+        if any(notes.get(key) != value for key, value in wanted.items()):
+            self.api.patch(self.path, {"metadata": {"annotations": wanted}})
         self.reported, self.reported_at = state, time.monotonic()
 
     def renew(self) -> None:
@@ -263,6 +267,34 @@ class Kubelet:
             time.sleep(pause)
 
 
+def problem(values: dict[str, str]) -> str:
+    """Why the kubelet cannot start with these arguments."""
+    if flag := flags.unknown(values):
+        return f"failed to parse kubelet flag: unknown flag: {flag}"
+    for name in ("--system-reserved", "--kube-reserved"):
+        try:
+            for text in pairs(values.get(name, "")).values():
+                quantity(text)
+        except ValueError as error:
+            return f'failed to parse kubelet flag: invalid argument for "{name}" flag: {error}'
+    return ""
+
+
+def listen(host: Host) -> list[socket.socket]:
+    """The ports that a kubelite holds; nobody answers there."""
+    local = host.settings.address or "127.0.0.1"
+    ports = [(host.settings.address or "0.0.0.0", 10250)]
+    ports += [] if host.is_worker else [(local, 10257), (local, 10259)]
+    held = []
+    for address in ports:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)
+        held.append(listener)
+    return held
+
+
 def prepare_control_plane(host: Host) -> None:
     """What MicroK8s applies to a new cluster by itself: its network."""
     from .addons import manifests
@@ -276,6 +308,10 @@ def prepare_control_plane(host: Host) -> None:
 def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     host = Host()
+    if error := problem(argfile.read(host.args / "kubelet")):
+        print(f'"command failed" err="{error}"', file=sys.stderr, flush=True)
+        return 1
+    _held = listen(host)
     if not host.is_worker and not host.api_url:
         while True:  # a cluster of its own, without an API server: nothing to tell anyone
             signal.pause()

@@ -41,7 +41,7 @@ COMMANDS: dict[str, Command] = {
     "start": _lazy("misc", "start"),
     "stop": _lazy("misc", "stop"),
     "refresh-certs": _lazy("misc", "refresh_certs"),
-    "addons": _lazy("misc", "addons"),
+    "addons": _lazy("repositories", "run"),
     "inspect": _lazy("misc", "inspect"),
 }
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import argfile, options, pki, snapstate, tree
-from .addons import table
 from .console import WORKER_ONE_LINE, WORKER_TWO_LINES, Exit, finish, need_permission, need_started, not_on_worker
 from .host import Host
 from .units import DAEMONS, Services
@@ -104,31 +102,6 @@ def refresh_certs(host: Host, argv: Sequence[str]) -> None:
     elif cert == "ca.crt":
         finish(1, out="Renewing the certificate authority is not simulated here.")
     finish(0)
-
-
-def addons(host: Host, argv: Sequence[str]) -> None:
-    need_permission(host)
-    if list(argv[:2]) != ["repo", "list"]:
-        if list(argv[:2]) == ["repo", "update"]:
-            finish(0, out=f"Updating repository {' '.join(argv[2:]) or 'core'}")
-        finish(
-            2,
-            err="Usage: microk8s addons [OPTIONS] COMMAND [ARGS]...\n"
-            "Try 'microk8s addons --help' for help.\n\nError: Missing command.",
-        )
-    form = options.parse("microk8s addons repo list", "[OPTIONS]", argv[2:], {"--format": "format"}, []).options
-    repo = {
-        "name": "core",
-        "addons": len(table.ADDONS),
-        "source": "(built-in)",
-        "description": "List of all addons included in Microk8s.",
-    }
-    style = form.get("format", "table")
-    if style == "json":
-        finish(0, out=json.dumps([repo]))
-    if style == "yaml":
-        finish(0, out="\n".join(("- " if i == 0 else "  ") + f"{k}: {v}" for i, (k, v) in enumerate(repo.items())))
-    finish(0, out=f"{'REPO':<10} {'ADDONS':>6} SOURCE\n{repo['name']:<10} {repo['addons']:>6} {repo['source']}")
 
 
 def inspect(host: Host, argv: Sequence[str]) -> None:

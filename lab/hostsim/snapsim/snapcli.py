@@ -77,8 +77,9 @@ def listing(host: Host, argv: Sequence[str]) -> None:
 
 def info(host: Host, argv: Sequence[str]) -> None:
     name = Line(argv, (), ("--verbose", "--abs-time", "--color", "--unicode")).one("<snap>")
-    snapops.need_store(host)
-    if name != "microk8s":
+    snap = snapstate.load(host).get(name)
+    unreachable = bool(host.fault("store_unreachable"))
+    if name != "microk8s" or (unreachable and snap is None):
         finish(1, err=f'error: no snap found for "{name}"')
     lines = [
         f"name:      {name}",
@@ -89,14 +90,12 @@ def info(host: Host, argv: Sequence[str]) -> None:
         "description: |",
         "  MicroK8s is the smallest, simplest, pure production Kubernetes.",
     ]
-    snap = snapstate.load(host).get(name)
     if snap:
         lines += ["commands:", "  - microk8s", f"tracking:     {snap.channel}"]
-    rows = [
-        (f"  {r.channel}:", r.version, "2025-12-18", f"({r.revision})", "171MB", "classic")
-        for r in store.channels(host.arch)
-    ]
-    lines += ["channels:", *("  " + x for x in table([tuple(c.strip() for c in r) for r in rows]).splitlines())]
+    if not unreachable:
+        rows = [(f"{r.channel}:", r.version, "2025-12-18", f"({r.revision})", "171MB", "classic")
+                for r in store.channels(host)]  # fmt: skip
+        lines += ["channels:", *("  " + x for x in table(rows).splitlines())]
     if snap:
         lines.append(f"installed:  {snap.version}  ({snap.revision}) 171MB {snap.notes}")
     finish(0, out="\n".join(lines))
@@ -271,6 +270,17 @@ def changes(host: Host, argv: Sequence[str]) -> None:
     finish(0, out=table(rows))
 
 
+def tasks(host: Host, argv: Sequence[str]) -> None:
+    line = Line(argv, ("--last",), ("--abs-time",))
+    wanted = line.arguments[0] if line.arguments else ""
+    found = [c for c in snapstate.changes(host) if not wanted or str(c["id"]) == wanted]
+    if not found:
+        finish(1, err=f'error: cannot find change with id "{wanted}"' if wanted else "error: no changes found")
+    last = found[-1]
+    finish(0, out=table([("Status", "Spawn", "Ready", "Summary"),
+                         (last["status"], last["spawn"], last["ready"], last["summary"])]))  # fmt: skip
+
+
 def nothing(host: Host, argv: Sequence[str]) -> None:
     finish(0)
 
@@ -306,6 +316,7 @@ COMMANDS: dict[str, Callable[[Host, Sequence[str]], None]] = {
     "stop": _control("stop"),
     "restart": _control("restart"),
     "changes": changes,
+    "tasks": tasks,
     "wait": nothing,
     "debug": nothing,
 }
@@ -326,7 +337,40 @@ def dispatch(host: Host, argv: Sequence[str]) -> int:
     return 0
 
 
+# What snapd does for its client: it goes on when the client is killed.
+OF_SNAPD = ("install", "refresh", "remove", "start", "stop", "restart")
+
+
 def main(argv: Sequence[str]) -> int:
+    if list(argv[:1]) and argv[0] in OF_SNAPD:
+        return by_snapd(argv)
+    return called(argv)
+
+
+def by_snapd(argv: Sequence[str]) -> int:
+    """Have it done in a process of its own, and tell what that said when it has ended."""
+    said = [os.memfd_create(name) for name in ("out", "err")]
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        for ours, theirs in enumerate(said, 1):
+            os.dup2(theirs, ours)
+        rc = 1
+        try:
+            rc = called(argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(rc)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for stream, descriptor in zip((sys.stdout, sys.stderr), said, strict=True):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as text:
+            stream.write(text.read())
+    return status
+
+
+def called(argv: Sequence[str]) -> int:
     started = time.monotonic()
     host = Host()
     rc = 1

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
 
 from . import launch, snapstate, store, tree
 from .console import finish
@@ -29,15 +31,15 @@ def need_store(host: Host) -> None:
         finish(1, err="error: unable to contact snap store")
 
 
-def no_such_channel(host: Host, name: str, channel: str) -> None:
-    known = store.channels(host.arch)
+def no_such_channel(host: Host, name: str, channel: str, action: str) -> NoReturn:
+    known = store.channels(host)
     if not known:
         finish(
             1,
             err=f'error: snap "{name}" is not available on stable for this architecture\n'
             f"       ({host.arch}) but exists on other architectures ({', '.join(store.archs())}).",
         )
-    rows = [(r.channel, f"snap install --channel={r.channel} {name}") for r in known]
+    rows = [(r.channel, f"snap {action} --channel={r.channel} {name}") for r in known]
     finish(
         1,
         err=f'error: snap "{name}" is not available on {channel} but is available to install on the\n'
@@ -56,10 +58,9 @@ def install(host: Host, name: str, channel: str, classic: bool) -> None:
     if name != "microk8s":
         finish(1, err=f'error: snap "{name}" not found')
     channel = store.normalise(channel)
-    release = store.find(channel, host.arch)
+    release = store.find(channel, host)
     if release is None:
-        no_such_channel(host, name, channel)
-        return
+        no_such_channel(host, name, channel, "install")
     if not classic:
         finish(
             1,
@@ -102,38 +103,54 @@ def _lay_down(host: Host, release: store.Release) -> None:
 
 
 def refresh(host: Host, name: str, channel: str) -> None:
-    snaps = snapstate.load(host)
-    if name not in snaps:
+    snap = snapstate.load(host).get(name)
+    if snap is None:
         finish(1, err=f'error: snap "{name}" is not installed')
-    snap = snaps[name]
     need_store(host)
     wanted = store.normalise(channel) if channel else snap.channel
-    release = store.find(wanted, host.arch)
+    release = store.find(wanted, host)
     if release is None:
-        no_such_channel(host, name, wanted)
-        return
+        no_such_channel(host, name, wanted, "refresh")
+    if release.revision <= snap.revision and wanted == snap.channel:
+        finish(0, err=f'snap "{name}" has no updates available')
     if release.revision == snap.revision:
-        if wanted == snap.channel:
-            finish(0, err=f'snap "{name}" has no updates available')
-        snap.channel = wanted
-        snapstate.save(host, snaps)
-        finish(0, out=f"{name} ({wanted}) {release.version} from {store.PUBLISHER} refreshed")
-    with change(host, "refresh-snap", f'Refresh "{name}" snap from "{wanted}" channel'):
-        time.sleep(host.settings.install_delay)
-        if host.fault("configure_hook_fails"):
-            finish(1, err=HOOK_FAILED.format("exit status 1"))
-        services = Services(host)
-        services.stop(DAEMONS)
-        old, new = (host.path(f"var/snap/microk8s/{r}") for r in (snap.revision, release.revision))
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(old, new, symlinks=True)
+        follow(host, name, wanted)
+    else:
+        with change(host, "refresh-snap", f'Refresh "{name}" snap from "{wanted}" channel'):
+            exchange(host, snap, release)
+    finish(0, out=f"{name} ({wanted}) {release.version} from {store.PUBLISHER} refreshed")
+
+
+def follow(host: Host, name: str, channel: str) -> None:
+    snaps = snapstate.load(host)
+    snaps[name].channel = channel
+    snapstate.save(host, snaps)
+
+
+def exchange(host: Host, snap: Snap, release: store.Release) -> None:
+    """The services run from another revision; when its configure hook fails everything is as it was before."""
+    time.sleep(host.settings.install_delay)
+    services, name = Services(host), snap.name
+    old = store.Release(snap.channel, snap.version, snap.revision)
+    services.stop(DAEMONS)
+    before, after = (host.path(f"var/snap/{name}/{r}") for r in (old.revision, release.revision))
+    shutil.rmtree(after, ignore_errors=True)
+    shutil.copytree(before, after, symlinks=True)
+    failed = bool(host.fault("configure_hook_fails"))
+    if failed:
+        shutil.rmtree(after)
+    else:
+        if host.is_worker:  # pods on it have mounted the old revision's files, and nothing tells them
+            write_file(host.state / "network-stale", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) + "\n")
         tree.point_to(host, release)
         tree.own_by_group(host)
-        snap.channel, snap.version, snap.revision = wanted, release.version, release.revision
+        snaps = snapstate.load(host)
+        snaps[name] = replace(snap, channel=release.channel, version=release.version, revision=release.revision)
         snapstate.save(host, snaps)
-        if not host.is_stopped:
-            services.start(DAEMONS)
-    finish(0, out=f"{name} ({wanted}) {release.version} from {store.PUBLISHER} refreshed")
+    if not host.is_stopped:
+        services.start(DAEMONS)
+    if failed:
+        finish(1, err=HOOK_FAILED.format("exit status 1"))
 
 
 def hold(host: Host, name: str, duration: str) -> None:

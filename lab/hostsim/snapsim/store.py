@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .host import Host
+
 
 @dataclass(frozen=True)
 class Release:
@@ -43,19 +45,23 @@ def normalise(channel: str) -> str:
     return "/".join(parts)
 
 
-def channels(arch: str) -> list[Release]:
-    if arch not in _ARCHS:
+def channels(host: Host) -> list[Release]:
+    """What the store has for this host's architecture; with the fault `newer_patch`, one patch release further."""
+    if host.arch not in _ARCHS:
         return []
+    further = 1 if host.fault("newer_patch") else 0
     found = []
     for track in ("latest", *sorted(_TRACKS, reverse=True)):
         version, revision = _TRACKS[_LATEST if track == "latest" else track]
-        found.append(Release(f"{track}/stable", version, revision + _ARCHS.index(arch)))
+        minor, _, patch = version.rpartition(".")
+        revision += _ARCHS.index(host.arch) + 20 * further
+        found.append(Release(f"{track}/stable", f"{minor}.{int(patch) + further}", revision))
     return found
 
 
-def find(channel: str, arch: str) -> Release | None:
+def find(channel: str, host: Host) -> Release | None:
     wanted = normalise(channel)
-    return next((r for r in channels(arch) if r.channel == wanted), None)
+    return next((r for r in channels(host) if r.channel == wanted), None)
 
 
 def archs() -> tuple[str, ...]:

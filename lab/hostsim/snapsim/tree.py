@@ -160,9 +160,16 @@ def point_to(host: Host, release: Release) -> None:
     for place, tool in (("kubectl", "kubectl"), ("bin/helm", "helm"), ("bin/helm3", "helm")):
         if host.path(str(tools / tool)).exists():
             _link(snap / place, str(tools / tool))
+    write_repository(snap / "addons/core", release)
     write_file(snap / "meta/snap.yaml", f"name: microk8s\nversion: {release.version}\nconfinement: classic\n")
     for command in COMMANDS:
         _link(host.path(f"snap/bin/{command}"), "/usr/lib/snapsim/bin/microk8s")
+
+
+def write_repository(path: Path, release: Release) -> None:
+    """The addons of a release as a clone of them: the list, and the branch that is followed."""
+    write_file(path / "addons.yaml", table.as_yaml())
+    write_file(path / ".git/HEAD", f"ref: refs/heads/1.{release.minor}\n")
 
 
 def authorities(host: Host) -> tuple[Path, Path]:
@@ -255,7 +262,7 @@ def make(host: Host, release: Release) -> None:
         write_file(host.credentials / name, "", 0o660)
     (host.common / "run").mkdir(parents=True, exist_ok=True)
     (host.common / "etc/launcher").mkdir(parents=True, exist_ok=True)
-    write_file(host.common / "addons/core/addons.yaml", table.as_yaml())
+    write_repository(host.common / "addons/core", release)
     own_by_group(host)
 
 

@@ -25,7 +25,7 @@ DAEMONS = (
 )
 _IDLE = "/bin/sleep infinity"
 
-API_PORT_UNIT = "snapsim-apiserver.service"
+API_PORT_UNIT = "snap.microk8s.apiserver.service"
 QUORUM = "/run/snapsim-quorum"
 
 

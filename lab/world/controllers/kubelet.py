@@ -14,10 +14,35 @@ from lab.world import faults, images
 from lab.world.actions import Action, Event, Patch, cond, stamped
 from lab.world.controllers import envoy_gateway
 from lab.world.engine import Reconciler
-from lab.world.store import Json, Store, condition, deleting, is_true, notes
+from lab.world.store import Json, Store, condition, deleting, is_true, labels, notes
 
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
+STALE = "lab.tokenlabs.invalid/network-stale-since"  # when the host's MicroK8s went to another revision
 STARTABLE = "PodReadyToStartContainers"
+
+
+# --- after a refresh of the host's MicroK8s
+def _stale(pod: Json, node: Json | None) -> bool:
+    """Has this pod mounted files of a revision that is gone? It stays so until somebody deletes it."""
+    since = notes(node).get(STALE, "") if node else ""
+    marks = labels(pod)
+    mounted = marks.get("k8s-app") == "calico-node" or marks.get("app") == "nvidia-container-toolkit-daemonset"
+    return mounted and pod["metadata"].get("creationTimestamp", "") < since
+
+
+def _no_network(pod: Json, store: Store) -> str:
+    """A node's stale calico cannot connect new pods any more; those that are connected go on."""
+    name = pod["spec"]["nodeName"]
+    node = store.get("Node", "", name)
+    if pod["spec"].get("hostNetwork") or not node or not notes(node).get(STALE):
+        return ""
+    networks = store.select("Pod", "kube-system", {"k8s-app": "calico-node"})
+    if not any(other["spec"].get("nodeName") == name and _stale(other, node) for other in networks):
+        return ""
+    return (
+        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox: "
+        'plugin type="calico" failed (add): error getting ClusterInformation: connection is unauthorized: Unauthorized'
+    )
 
 
 # --- may it start?
@@ -26,7 +51,7 @@ def blocked(pod: Json, store: Store) -> tuple[str, str]:
     spec, space = pod["spec"], pod["metadata"]["namespace"]
     if faults.hit_prefix(store, "pods_never_start", pod["metadata"]["name"]):
         return "ContainerCreating", "held back"
-    if problem := _no_handler(spec, store):
+    if problem := _no_handler(spec, store) or _no_network(pod, store):
         return "FailedCreatePodSandBox", problem
     for volume in spec.get("volumes") or []:
         for kind, name, optional in _volume_sources(volume):
@@ -123,6 +148,8 @@ def unready(pod: Json, store: Store) -> str:
     """Why a started pod is not ready."""
     if faults.hit_prefix(store, "pods_never_ready", pod["metadata"]["name"]):
         return "held back"
+    if _stale(pod, store.get("Node", "", pod["spec"].get("nodeName", ""))):
+        return "felix is not ready: readiness probe reporting 503"
     image = pod["spec"]["containers"][0]["image"]
     return next((problem for part, probe in PROBES.items() if part in image and (problem := probe(pod, store))), "")
 
@@ -151,6 +178,11 @@ def pod(obj: Json, store: Store) -> Iterator[Action]:
     elif phase == "Running" and not real and not is_true(obj, "Ready") and not unready(obj, store):
         # The node was away and came back: its kubelet says again what is ready.
         yield _conditions(obj, store, cond("Ready", True, ""), cond("ContainersReady", True, ""))
+    elif phase == "Running" and is_true(obj, "Ready") and _stale(obj, store.get("Node", "", node)):
+        yield Event(obj, "Unhealthy", f"Readiness probe failed: {unready(obj, store)}", "kubelet")
+        yield _conditions(obj, store, cond("Ready", False), cond("ContainersReady", False))
+        containers = [{**item, "ready": False} for item in obj["status"].get("containerStatuses") or []]
+        yield Patch(obj, {"status": {"containerStatuses": containers}}, "status")
 
 
 def _conditions(obj: Json, store: Store, *wanted: Json) -> Patch:
