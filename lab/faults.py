@@ -20,6 +20,7 @@ from lab.paths import Lab, LabError
 
 NAMESPACE, CONFIG_MAP = "lab-system", "lab-faults"
 HOST_FILE = "/var/lib/snapsim/faults.json"
+APPLY = "/usr/lib/snapsim/bin/faces"  # on the host: has it look as its faults say
 
 MACHINE = {
     "stop": "HOST: power loss",
@@ -27,6 +28,8 @@ MACHINE = {
     "reboot": "HOST: orderly reboot",
     "cut": "HOST: unplug its network cable",
     "heal": "HOST: plug it in again",
+    "filter": "HOST PORT: packets to this TCP port of the host vanish",
+    "unfilter": "HOST: none vanish any more",
     "crash": "COMPONENT: kill it; the supervisor starts it again",
     "hold": "COMPONENT: kill it and leave it down until 'crash' brings it back",
 }
@@ -92,10 +95,14 @@ def inject(lab: Lab, name: str, arguments: list[str]) -> str:
 
 
 def machine(lab: Lab, verb: str, arguments: list[str]) -> str:
-    if len(arguments) != 1:
+    if len(arguments) != (2 if verb == "filter" else 1):
         raise LabError(f"usage: fault {verb} {MACHINE[verb].split(':')[0]}")
     target = arguments[0]
-    if verb in ("crash", "hold"):
+    if verb == "filter":
+        if not arguments[1].isdigit():
+            raise LabError(f"fault filter: not a port: {arguments[1]}")
+        wire.ask(lab.socket, verb=verb, host=target, port=int(arguments[1]))
+    elif verb in ("crash", "hold"):
         wire.ask(lab.socket, verb="restart" if verb == "crash" else "hold", component=target)
     else:
         wire.ask(lab.socket, verb=verb, host=target)
@@ -116,6 +123,9 @@ def read_host_faults(lab: Lab, host: str) -> dict[str, Any]:
 def write_host_faults(lab: Lab, host: str, entries: dict[str, Any]) -> None:
     text = json.dumps(entries, indent=1) + "\n" if entries else None
     wire.ask(lab.socket, verb="write", host=host, path=HOST_FILE, text=text)
+    done = wire.ask(lab.socket, verb="run", host=host, argv=[APPLY])
+    if done["rc"]:
+        raise LabError(f"{host}: the fault could not be put on: {done['output'].splitlines()[-1:]}")
 
 
 def value_of(text: str) -> Any:

@@ -47,6 +47,12 @@ readonly_bind proc/sys
 mount --move "$dir/net" "$new/proc/sys/net"
 [ ! -e "$new/proc/sysrq-trigger" ] || readonly_bind proc/sysrq-trigger
 
+# How much memory there is, is said of the simulated machine; a file of the host's own, so that faults can change it.
+. "$new/usr/lib/snapsim/face"
+sed -e "s/^MemTotal:.*/MemTotal:       $memory kB/" -e "s|^MemFree:.*|MemFree:        $((memory / 2)) kB|" \
+    -e "s|^MemAvailable:.*|MemAvailable:   $((memory / 10 * 9)) kB|" /proc/meminfo > "$dir/meminfo"
+mount --bind "$dir/meminfo" "$new/proc/meminfo"
+
 # Each boot has its own id: that is how one sees from outside that a host was rebooted.
 cat /proc/sys/kernel/random/uuid > "$dir/boot_id"
 mount --bind "$dir/boot_id" "$new/proc/sys/kernel/random/boot_id"

@@ -54,6 +54,16 @@ def set_cable(host: Host, plugged: bool) -> None:
     ip_batch([f"link set {host.link} {'up' if plugged else 'down'}"])
 
 
+def filter_port(host: Host, port: int) -> None:
+    """Packets to this TCP port vanish on their way into the host, as by a firewall that drops."""
+    anywhere = "src 0.0.0.0/0 dst 0.0.0.0/0"
+    ip_batch([f"xfrm policy update {anywhere} proto tcp dport {port} dir in action block"], host.name)
+
+
+def unfilter(host: Host) -> None:
+    ip_batch(["xfrm policy flush"], host.name)
+
+
 def cgroup_mount(mounts: str) -> Path:
     """The cgroup2 hierarchy in a mount table: the whole of /sys/fs/cgroup, or a part of a hybrid one."""
     for line in mounts.splitlines():

@@ -36,6 +36,17 @@ FAULTS = {
     "join_dies_midway": "microk8s join ends before certificates and locks (true: with an error; kill: by SIGKILL)",
     "leave_dies_midway": "microk8s leave ends half-way",
     "gpu_driver_broken": "nvidia-smi cannot talk to the driver (Spark)",
+    "gpu_driver": "VERSION: of the driver, as 550.54.14 (Spark)",
+    "gpu_driver_missing": "there is no nvidia-smi (Spark)",
+    "machine": "NAME: what uname -m and Python say, as x86_64",
+    "kernel": "RELEASE: what uname -r and Python say, as 6.8.0-31-generic",
+    "os_release": "ubuntu-22.04, ubuntu-24.04 or debian-12: what /etc/os-release says",
+    "dgx_release": "none, or VERSION,UPDATE,...: what /etc/dgx-release says",
+    "hostname": "NAME: what the host calls itself, as SPARK-01",
+    "clock_offset": "SECONDS: how far the clock that Python and date see is ahead (or, negative, behind)",
+    "memory": "SIZE: in /proc/meminfo and the Node's capacity, as 8Gi",
+    "cores": "NUMBER: what Python and the Node's capacity say",
+    "small_disk": "DIRECTORY=SIZE: a file system of that size there, as /var/lib/models=20Gi",
 }
 
 

@@ -203,6 +203,11 @@ def hosts_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             else:
                 files[request["host"]] = request["text"]
             return {}
+        if request["verb"] == "run":
+            return {"rc": 1 if "broken" in files.get(request["host"], "") else 0, "output": "why"}
+        if request["verb"] == "filter":
+            files[request["host"]] = str(request["port"])
+            return {}
         raise AssertionError(request)
 
     monkeypatch.setattr(wire, "ask", ask)
@@ -229,9 +234,21 @@ def test_host_faults_are_set_and_cleared(lab: Lab, hosts_files: dict[str, str]) 
     assert faults.inject(lab, "list", []) == "no fault is set"
 
 
+def test_a_fault_that_cannot_be_put_on_is_an_error(lab: Lab, hosts_files: dict[str, str]) -> None:
+    with pytest.raises(LabError, match="could not be put on: .*why"):
+        faults.inject(lab, "token_expired", ["controller", "broken"])
+
+
+def test_a_port_is_filtered(lab: Lab, hosts_files: dict[str, str]) -> None:
+    assert faults.inject(lab, "filter", ["controller", "25000"]) == "filter controller: done"
+    assert hosts_files == {"controller": "25000"}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "text"),
     [
+        ("filter", ["controller"], "usage: fault filter HOST PORT"),
+        ("filter", ["controller", "ssh"], "not a port: ssh"),
         ("nonsense", [], "no fault 'nonsense'"),
         ("stop", [], "usage: fault stop HOST"),
         ("token_expired", [], "usage: fault token_expired HOST"),

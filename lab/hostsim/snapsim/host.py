@@ -130,11 +130,11 @@ class Host:
 
     @property
     def machine(self) -> str:
-        return self.settings.arch or os.uname().machine
+        return self.look_at_fault("machine") or self.settings.arch or os.uname().machine
 
     @property
     def kernel(self) -> str:
-        return self.settings.kernel or os.uname().release
+        return self.look_at_fault("kernel") or self.settings.kernel or os.uname().release
 
     @property
     def arch(self) -> str:
@@ -212,6 +212,10 @@ class Host:
     def take_fault(self, name: str) -> Any:
         """The value of a fault that acts once."""
         return self.set_fault(name, None)
+
+    def look_at_fault(self, name: str) -> Any:
+        """The value of a fault, which is not used up by that."""
+        return read_json(self.state / "faults.json", {}).get(name)
 
     def fault(self, name: str) -> Any:
         """The value of a fault, or None. A number counts down with each use; true stays until it is removed."""

@@ -35,6 +35,17 @@ If the API servers are behind a loadbalancer please set the '--refresh-interval'
 and replace the API server endpoints with the one provided by the loadbalancer in:
     /var/snap/microk8s/current/args/traefik/provider.yaml
 """
+LOW_MEMORY = """
+This node does not have enough RAM to host the Kubernetes control plane services
+and join the database quorum. You may consider joining this node as a worker instead:
+
+    microk8s join {0} --worker
+
+If you would still like to join the cluster as a control plane node, use:
+
+    microk8s join {0} --disable-low-memory-guard
+
+"""
 
 
 @dataclass(frozen=True)
@@ -232,6 +243,10 @@ def run(host: Host, argv: Sequence[str]) -> None:
         print("WARNING: Hostpath storage is enabled and is not suitable for multi node clusters.\n")
     if len(found.arguments) != 1:
         finish(1, out=FORMAT)
+    if found.flag("--disable-low-memory-guard"):
+        host.lock("low-memory-guard.lock").unlink(missing_ok=True)
+    if host.locked("low-memory-guard.lock") and not found.flag("--worker"):
+        finish(1, out=LOW_MEMORY.format(found.arguments[0]))
     target = Target.parse(found.arguments[0])
     worker = found.flag("--worker")
     host.lock("join-in-progress").touch()

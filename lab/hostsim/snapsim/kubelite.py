@@ -98,7 +98,11 @@ class Kubelet:
         }
 
     def capacity(self) -> dict[str, str]:
-        return {**_DEFAULT_CAPACITY, "pods": "110", "hugepages-2Mi": "0", **self.host.settings.node}
+        found = {**_DEFAULT_CAPACITY, "pods": "110", "hugepages-2Mi": "0", **self.host.settings.node}
+        for name, fault in (("cpu", "cores"), ("memory", "memory")):
+            if value := self.host.look_at_fault(fault):
+                found[name] = str(value)
+        return found
 
     def runtime(self) -> dict[str, Any]:
         return dict(read_json(self.host.runtime_file, {"running": False, "error": "containerd has not started"}))

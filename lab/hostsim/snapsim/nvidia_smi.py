@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     host = Host()
     gpu = read_json(host.state / "gpu.json", {})
+    gpu["driver"] = str(host.look_at_fault("gpu_driver") or gpu.get("driver", ""))
     if host.fault("gpu_driver_broken"):
         gpu["driver_broken"] = True
     rc, text = run(gpu, argv)

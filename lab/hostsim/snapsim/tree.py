@@ -13,6 +13,7 @@ from .addons import table
 from .host import AGENT_PORT, API_PORT, Host, write_file
 from .store import Release
 
+LOW_MEMORY = 512 * 1024
 FRESH_LOCKS = ("ha-cluster", "installed.lock", "lite.lock", "no-apiserver-proxy", "no-etcd", "no-flanneld")
 WORKER_LABELS = "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker"
 CONTROL_LABELS = "microk8s.io/cluster=true,node.kubernetes.io/microk8s-controlplane=microk8s-controlplane"
@@ -248,6 +249,12 @@ def make_backend(host: Host, address: str = f"127.0.0.1:{dqlite.PORT}") -> None:
             shutil.copyfile(host.certs / f"server.{name[-3:]}", host.backend / name)
 
 
+def total_memory(host: Host) -> int:
+    """In KiB."""
+    path = host.path("proc/meminfo")
+    return int(path.read_text().split()[1]) if path.exists() else LOW_MEMORY
+
+
 def make(host: Host, release: Release) -> None:
     data = host.path(f"var/snap/microk8s/{release.revision}")
     data.mkdir(parents=True, exist_ok=True)
@@ -255,6 +262,8 @@ def make(host: Host, release: Release) -> None:
     for name in FRESH_LOCKS:
         host.lock(name).parent.mkdir(parents=True, exist_ok=True)
         host.lock(name).touch()
+    if total_memory(host) < LOW_MEMORY:
+        host.lock("low-memory-guard.lock").touch()
     make_args(host)
     make_identity(host, seeded=True)
     make_backend(host)
