@@ -23,6 +23,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._host_rules imp
 )
 
 Hosts = Mapping[str, Subject]
+WIDEST = 70
 
 
 def _groups(hosts: Hosts, key: str) -> Iterator[list[str]]:
@@ -135,8 +136,8 @@ def describe(probe: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in columns; the last column is as wide as it is."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    """Rows in columns; the last column is as wide as it is, and a very long cell moves only its own row."""
+    widths = [max(min(len(row[column]), WIDEST) for row in rows) for column in range(len(rows[0]) - 1)]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
