@@ -222,7 +222,7 @@ def _membership(host: Subject) -> Iterator[Finding]:
         node_name=host.node["name"],
         installed=True,
         role="worker" if found["worker"] else "controlplane",
-        has_peers=not found["worker"] and (found["members"] > 1 or found["guests"] > 0),
+        has_peers=found["joined"],
         member=None if not ca else (found["remote_ca"] == ca if found["worker"] else found["ca"] == ca),
     )
     if controller and not state.member and state.has_peers:

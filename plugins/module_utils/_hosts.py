@@ -24,6 +24,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._host_rules imp
 
 Hosts = Mapping[str, Subject]
 WIDEST = 70
+LEVELS = {"error": 0, "warning": 1, "accepted": 2}
 
 
 def _groups(hosts: Hosts, key: str) -> Iterator[list[str]]:
@@ -143,17 +144,17 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _rows(findings: Iterable[tuple[str, Finding]], everybody: int) -> list[tuple[str, ...]]:
-    """A row for each problem: what is the same on several hosts is told once."""
+def _rows(findings: Iterable[tuple[str, Finding]], everybody: Sequence[str]) -> list[tuple[str, ...]]:
+    """A row for each problem, errors first, host by host: what is the same on several hosts is told once."""
     hosts: dict[tuple[str, ...], list[str]] = {}
     for level, item in findings:
         names = hosts.setdefault((level, item.check, item.found, item.remedy), [])
         if item.host not in names:
             names.append(item.host)
-    order = {"error": 0, "warning": 1, "accepted": 2}
+    place = {name: number for number, name in enumerate(everybody)}
     rows = []
-    for (level, *rest), names in sorted(hosts.items(), key=lambda entry: order[entry[0][0]]):
-        who = f"all {everybody} hosts" if len(names) == everybody > 2 else ", ".join(names)
+    for (level, *rest), names in sorted(hosts.items(), key=lambda entry: (LEVELS[entry[0][0]], place[entry[1][0]])):
+        who = f"all {len(everybody)} hosts" if len(names) == len(everybody) > 2 else ", ".join(names)
         rows.append((level, who, *rest))
     return rows
 
@@ -166,7 +167,7 @@ def _reference_ca(controllers: Sequence[Mapping[str, Any]]) -> str | None:
     if not controllers:
         return None
     found = [probe["cluster"] for probe in controllers if probe["cluster"] and not probe["cluster"]["worker"]]
-    formed = [each for each in found if each["members"] > 1 or each["guests"]]
+    formed = [each for each in found if each["joined"]]
     return next((str(each["ca"]) for each in [*formed, *found]), "")
 
 
@@ -205,7 +206,7 @@ def examine(
 
     accepted = set(limits["accept"])
     levels = [(_level(item, accepted), item) for item in findings]
-    rows = _rows(levels, len(results))
+    rows = _rows(levels, list(results))
     fatal = sum(row[0] == "error" for row in rows)
     lines = [f"{name}: {describe(probe)}" for name, probe in probes.items()]
     if rows:

@@ -224,14 +224,14 @@ def fingerprint(path):
 def cluster():
     """To which cluster this host belongs, from its files: a worker's commands say nothing."""
     lock = MICROK8S + "var/lock/"
+    worker = os.path.exists(lock + "clustered.lock")
+    members = re.findall(r"^[\s-]*Address:", text(MICROK8S + "var/kubernetes/backend/cluster.yaml"), re.MULTILINE)
     return {
-        "worker": os.path.exists(lock + "clustered.lock"),
+        "worker": worker,
         "ca": fingerprint("certs/ca.crt"),
         "remote_ca": fingerprint("certs/ca.remote.crt"),
-        "members": len(
-            re.findall(r"^[\s-]*Address:", text(MICROK8S + "var/kubernetes/backend/cluster.yaml"), re.MULTILINE)
-        ),
-        "guests": len(text(MICROK8S + "credentials/callback-tokens.txt").split()),
+        # The first join of any kind makes a control plane keep its certificate.
+        "joined": not worker and (len(members) > 1 or os.path.exists(lock + "no-cert-reissue")),
     }
 
 

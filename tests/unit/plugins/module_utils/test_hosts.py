@@ -41,8 +41,8 @@ LIMITS: dict[str, Any] = {
     "judged": 1002.0,
 }
 OURS, OTHER = "a" * 64, "b" * 64
-WORKER = {"worker": True, "ca": "c" * 64, "remote_ca": OURS, "members": 0, "guests": 0}
-HEAD = {"worker": False, "ca": OURS, "remote_ca": "", "members": 2, "guests": 2}
+WORKER = {"worker": True, "ca": "c" * 64, "remote_ca": OURS, "joined": False}
+HEAD = {"worker": False, "ca": OURS, "remote_ca": "", "joined": True}
 MICROK8S = {port: "microk8s" for port in ("16443/tcp", "25000/tcp", "10250/tcp", "4789/udp", "7946/tcp")}
 
 
@@ -391,7 +391,7 @@ def test_a_second_controller_of_another_cluster() -> None:
     ]
     results[SPARK] = {"stdout": json.dumps(probe(cluster=HEAD, store=None))}
     assert rows(examine(results, nodes, LIMITS)) == []
-    results[SPARK] = {"stdout": json.dumps(probe(cluster={**HEAD, "ca": OTHER, "members": 1, "guests": 0}, store=None))}
+    results[SPARK] = {"stdout": json.dumps(probe(cluster={**HEAD, "ca": OTHER, "joined": False}, store=None))}
     assert rows(examine(results, nodes, LIMITS)) == []
 
 
