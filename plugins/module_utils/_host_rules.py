@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import State, decide
+from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import State, Target, decide
 
 GIB = 2**30
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -213,26 +213,30 @@ def _ports(host: Subject) -> Iterator[Finding]:
 
 
 def _membership(host: Subject) -> Iterator[Finding]:
-    """Whether the host belongs to another cluster: the same decision as that of the role microk8s."""
-    found, ca = host.probe["cluster"], host.limits["ca"]
-    if found is None or ca is None:
+    """Whether the host can be what it shall be in this cluster: the same decision as that of the role microk8s."""
+    found, seed = host.probe["cluster"], host.limits["seed"]
+    if found is None or seed is None:
         return
-    controller = host.node["role"] == "controller"
     state = State(
         node_name=host.node["name"],
         installed=True,
+        channel=found["channel"],
         role="worker" if found["worker"] else "controlplane",
         has_peers=found["joined"],
-        member=None if not ca else (found["remote_ca"] == ca if found["worker"] else found["ca"] == ca),
+        member=found["remote_ca" if found["worker"] else "ca"] == seed["ca"] if seed["ca"] else None,
     )
-    if controller and not state.member and state.has_peers:
-        remedy = "dissolve that cluster, or take the host out of the inventory"
-        yield host.finding("cluster", "it is a controller of another cluster", remedy)
-    elif not controller or found["worker"]:
-        action = decide(state, None, host.node["role"], host.limits["force_rejoin"])
-        if action.kind == "fail":
-            reason, _separator, remedy = action.reason.partition("; ")
-            yield host.finding("cluster", reason, remedy)
+    target = Target(
+        role=host.node["role"],
+        channel=host.limits["channel"],
+        chosen=host.name == seed["name"],
+        address=host.node["address"],
+        datastore=tuple(seed["datastore"]),
+        force=host.limits["force_rejoin"],
+    )
+    action = decide(state, None, target)
+    if action.kind == "fail":
+        reason, remedy = [*re.split("; |: ", action.reason, maxsplit=1), ""][:2]
+        yield host.finding("cluster", reason, remedy)
 
 
 RULES: tuple[Rule, ...] = (_system, _name, _size, _gpu, _snap, _address, _ports, _membership)

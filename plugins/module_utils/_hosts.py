@@ -159,16 +159,20 @@ def _rows(findings: Iterable[tuple[str, Finding]], everybody: Sequence[str]) -> 
     return rows
 
 
-def _reference_ca(controllers: Sequence[Mapping[str, Any]]) -> str | None:
+def _seed(controllers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Whose cluster this is: that of the first controller that others have joined, else of the first one at all.
 
-    :returns: the CA's fingerprint; empty when no controller has a cluster yet, None when no controller was asked.
+    :param controllers: what was found on those that could be looked at.
+    :returns: its name, its CA's fingerprint (empty when there is no cluster yet) and the members of its datastore.
     """
-    if not controllers:
+    found = {name: probe["cluster"] for name, probe in controllers.items() if probe["cluster"]}
+    heads = {name: cluster for name, cluster in found.items() if not cluster["worker"]}
+    formed = {name: cluster for name, cluster in heads.items() if cluster["joined"]}
+    name = next(iter([*formed, *heads, *controllers]), None)
+    if name is None:
         return None
-    found = [probe["cluster"] for probe in controllers if probe["cluster"] and not probe["cluster"]["worker"]]
-    formed = [each for each in found if each["joined"]]
-    return next((str(each["ca"]) for each in [*formed, *found]), "")
+    cluster = heads.get(name, {"ca": "", "datastore": []})
+    return {"name": name, "ca": cluster["ca"], "datastore": cluster["datastore"]}
 
 
 def examine(
@@ -191,7 +195,7 @@ def examine(
     missed = bool(controllers) and not set(controllers) & set(probes)
     findings = [_unread(name, results[name], missed and name in controllers) for name in unread]
 
-    held = {**limits, "ca": _reference_ca([probes[name] for name in controllers if name in probes])}
+    held = {**limits, "seed": _seed({name: probes[name] for name in controllers if name in probes})}
     hosts = {name: Subject(name, nodes[name], probe, held) for name, probe in probes.items()}
     for host in hosts.values():
         findings += judge(host)

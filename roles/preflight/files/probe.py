@@ -225,9 +225,13 @@ def cluster():
     """To which cluster this host belongs, from its files: a worker's commands say nothing."""
     lock = MICROK8S + "var/lock/"
     worker = os.path.exists(lock + "clustered.lock")
-    members = re.findall(r"^[\s-]*Address:", text(MICROK8S + "var/kubernetes/backend/cluster.yaml"), re.MULTILINE)
+    datastore = text(MICROK8S + "var/kubernetes/backend/cluster.yaml")
+    members = re.findall(r"^[\s-]*Address:\s*(\S+)", datastore, re.MULTILINE)
+    row = re.search(r"^microk8s +\S+ +\S+ +(\S+)", run("snap", "list", "microk8s")[1], re.MULTILINE)
     return {
+        "channel": row.group(1) if row else "",
         "worker": worker,
+        "datastore": members,
         "ca": fingerprint("certs/ca.crt"),
         "remote_ca": fingerprint("certs/ca.remote.crt"),
         # The first join of any kind makes a control plane keep its certificate.

@@ -41,8 +41,13 @@ LIMITS: dict[str, Any] = {
     "judged": 1002.0,
 }
 OURS, OTHER = "a" * 64, "b" * 64
-WORKER = {"worker": True, "ca": "c" * 64, "remote_ca": OURS, "joined": False}
-HEAD = {"worker": False, "ca": OURS, "remote_ca": "", "joined": True}
+WORKER = {"worker": True, "ca": "c" * 64, "remote_ca": OURS, "joined": False, "datastore": [], "channel": "1.34/stable"}
+HEAD = {
+    **WORKER,
+    **{"worker": False, "ca": OURS, "remote_ca": "", "joined": True},
+    "datastore": ["10.77.0.10:19001"],
+}
+PAIR = {**HEAD, "datastore": ["10.77.0.10:19001", "10.77.0.11:19001"]}
 MICROK8S = {port: "microk8s" for port in ("16443/tcp", "25000/tcp", "10250/tcp", "4789/udp", "7946/tcp")}
 
 
@@ -357,7 +362,12 @@ def test_a_port_that_a_firewall_refuses_although_microk8s_listens() -> None:
 FOREIGN = {
     "a worker of another cluster": (SPARK, {**WORKER, "remote_ca": OTHER}, "it is a worker of another cluster"),
     "a controller of another cluster": (SPARK, {**HEAD, "ca": OTHER}, "other nodes have joined it"),
-    "a control plane of this cluster": (SPARK, HEAD, "it is a control plane of this cluster but shall be a worker"),
+    "a control plane of this cluster": (SPARK, HEAD, "the cluster has it as a controller but it shall be a worker"),
+    "another channel": (
+        SPARK,
+        {**WORKER, "channel": "1.33/stable"},
+        "MicroK8s follows 1.33/stable, not 1.34/stable, and this playbook refreshes no running node",
+    ),
     "a controller that is a worker": (CONTROLLER, WORKER, "this controller is a worker of some cluster"),
 }
 
@@ -380,16 +390,16 @@ def test_a_host_may_be_taken_over() -> None:
 def test_a_second_controller_of_another_cluster() -> None:
     nodes = {**NODES, SPARK: {**NODES[SPARK], "role": "controller"}}
     results = {
-        CONTROLLER: {"stdout": json.dumps(probe(CONTROLLER, cluster=HEAD, store=None))},
+        CONTROLLER: {"stdout": json.dumps(probe(CONTROLLER, cluster=PAIR, store=None))},
         SPARK: {"stdout": json.dumps(probe(cluster={**HEAD, "ca": OTHER}, store=None))},
     }
     assert the_row(examine(results, nodes, LIMITS))[:4] == [
         "error",
         SPARK,
         "cluster",
-        "it is a controller of another cluster",
+        "other nodes have joined it",
     ]
-    results[SPARK] = {"stdout": json.dumps(probe(cluster=HEAD, store=None))}
+    results[SPARK] = {"stdout": json.dumps(probe(cluster=PAIR, store=None))}
     assert rows(examine(results, nodes, LIMITS)) == []
     results[SPARK] = {"stdout": json.dumps(probe(cluster={**HEAD, "ca": OTHER, "joined": False}, store=None))}
     assert rows(examine(results, nodes, LIMITS)) == []
