@@ -53,6 +53,10 @@ sed -e "s/^MemTotal:.*/MemTotal:       $memory kB/" -e "s|^MemFree:.*|MemFree:  
     -e "s|^MemAvailable:.*|MemAvailable:   $((memory / 10 * 9)) kB|" /proc/meminfo > "$dir/meminfo"
 mount --bind "$dir/meminfo" "$new/proc/meminfo"
 
+# A host has swap of its own, as far as it can see; none is in use before its systemd says so.
+head -n 1 /proc/swaps > "$dir/swaps"
+mount --bind "$dir/swaps" "$new/proc/swaps"
+
 # Each boot has its own id: that is how one sees from outside that a host was rebooted.
 cat /proc/sys/kernel/random/uuid > "$dir/boot_id"
 mount --bind "$dir/boot_id" "$new/proc/sys/kernel/random/boot_id"

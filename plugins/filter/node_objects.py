@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import node_objects
+from ansible_collections.tokenlabs.platform.plugins.module_utils._node import node_objects
 
 DOCUMENTATION = r"""
 name: node_objects

@@ -61,6 +61,7 @@ def derive(inventory: Inventory) -> Data:
             "kubernetes_minor": kubernetes_minor(channel),
             "versions": versions,
         },
+        "gpu": _gpu(shared, kubernetes_minor(channel)),
         "charts": charts,
         "manifests": _manifests(release, shared, versions, mirrors),
         "downloads": _downloads(release, shared, versions, mirrors),
@@ -194,8 +195,21 @@ def _node(host: Host) -> Data:
         "arch": host.vars.get("tokenlabs_arch") or ("arm64" if host.spark else None),
         "gpu": host.spark,
         "gpu_slots": (host.vars.get("tokenlabs_gpu_slots") or 1) if host.spark else 0,
+        "kubelet_args": dict(host.vars.get("tokenlabs_kubelet_args") or {}),
         "labels": dict(host.vars.get("tokenlabs_node_labels") or {}),
         "taints": [dict(taint) for taint in host.vars.get("tokenlabs_node_taints") or []],
+    }
+
+
+def _gpu(shared: Mapping[str, Any], minor: str) -> Data:
+    """How containers get at GPUs: whose toolkit does it, and whether by CDI.
+
+    containerd 1.7, which MicroK8s has up to 1.34, takes CDI devices from the kubelet only when it is told to.
+    """
+    cdi = shared.get("tokenlabs_gpu_cdi")
+    return {
+        "toolkit": shared.get("tokenlabs_gpu_toolkit") or "host",
+        "cdi": tuple(map(int, minor.split("."))) >= (1, 35) if cdi is None else cdi,
     }
 
 

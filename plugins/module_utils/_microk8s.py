@@ -16,44 +16,43 @@ import hashlib
 import json
 import os
 import re
-import socket
 import ssl
 import time
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-Run = Callable[[Sequence[str]], tuple[int, str, str]]
+from ansible_collections.tokenlabs.platform.plugins.module_utils._node import (
+    BEFORE_CHANGE,
+    TAINTS_ANNOTATION,
+    MicroK8sError,
+    Run,
+    Template,
+    imported,
+    parse_args,
+    parse_managed_args,
+    parse_other_args,
+    parse_template,
+    read_system,
+    text_of,
+)
 
 MICROK8S = "/snap/bin/microk8s"
 CURRENT = "var/snap/microk8s/current"
 COMMON = "var/snap/microk8s/common"
 # Who has joined: workers and control planes alike get a line here on the controller that they asked.
 CALLBACKS = "credentials/callback-tokens.txt"
-APPARMOR_RULE = "etc/apparmor.d/abstractions/base.d/50-microk8s-runc"
 # Restarting a unit makes its file effective; a file younger than the unit's process is not yet in force.
 SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-template.toml"}
-# On a Node: the keys of the taints that are ours, so that the lifecycle controller's are left alone.
-TAINTS_ANNOTATION = "tokenlabs.io/taints"
-SPARK_LABEL = "tokenlabs.io/spark"
 # On a Node that a playbook has cordoned: what for. One manager owns both, so that a cordon of others is left alone.
 MAINTENANCE_ANNOTATION = "tokenlabs.io/maintenance"
-# Names the device plugin's configuration for a node; the role gpu_operator writes one for each number of slots.
-SLOTS_LABEL = "nvidia.com/device-plugin.config"
 # From this number of days on, the end of a certificate is told; MicroK8s makes the API server's for a year.
 WARN_DAYS = 30
 # Programs of MicroK8s that people may call by their own names, by the names that snapd puts into /snap/bin.
 ALIASES = ("kubectl", "helm")
 CERTIFICATES = ("ca.crt", "server.crt", "front-proxy-client.crt", "ca.remote.crt", "kubelet.crt", "proxy.crt")
-CRI_PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
-BLOCK = re.compile(r"^# BEGIN TOKENLABS$(.*?)^# END TOKENLABS$", re.MULTILINE | re.DOTALL)
-
-
-class MicroK8sError(Exception):
-    """The state of the node could not be read."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,20 @@ class State:
     certificates: dict[str, str] = field(default_factory=dict)
     args: dict[str, dict[str, str]] = field(default_factory=lambda: {"kubelet": {}, "kube-apiserver": {}})
     managed_args: dict[str, str] = field(default_factory=dict)
-    cri_plugin: str | None = None
-    runtime_handlers: dict[str, str] = field(default_factory=dict)
-    template_imports: tuple[str, ...] = ()
-    template_error: str | None = None
+    other_args: dict[str, str] = field(default_factory=dict)
+    template: Template = field(default_factory=Template)
     pending_restart: tuple[str, ...] = ()
+    unproven: bool = False
     aliases: dict[str, str] = field(default_factory=dict)
     refreshes: tuple[str, ...] = ()
     store_channels: tuple[str, ...] = ()
     apparmor_rule: bool = False
+    ssh_keepalive: bool = False
+    swaps: tuple[str, ...] = ()
+    swap_masked: bool = False
+    time_sync: str = "missing"
+    gpu_driver: str | None = None
+    gpu_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,42 +180,6 @@ def parse_minor(channel: str) -> int | None:
     """The minor version of a channel such as ``1.34/stable``; None for ``latest/stable``."""
     match = re.match(r"1\.(\d+)(/|$)", channel)
     return int(match.group(1)) if match else None
-
-
-def parse_args(text: str) -> dict[str, str]:
-    """The flags of an argument file; as for the component itself, the last one of a name counts."""
-    flags: dict[str, str] = {}
-    for raw in text.splitlines():
-        line = raw.strip().replace('"', "").replace("'", "")
-        if not line.startswith("-"):
-            continue
-        name, separator, value = line.partition("=")
-        if not separator:
-            name, _blank, value = line.partition(" ")
-        flags[name.strip()] = value.strip()
-    return flags
-
-
-def parse_managed_args(text: str) -> dict[str, str]:
-    """The flags that stand between our markers."""
-    match = BLOCK.search(text)
-    return parse_args(match.group(1)) if match else {}
-
-
-def parse_template(text: str) -> tuple[str | None, dict[str, str], tuple[str, ...], str | None]:
-    """Containerd's template: (CRI plugin, runtime handler -> program, imported files, error)."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        return None, {}, (), str(error)
-    imports = tuple(str(item) for item in document.get("imports", []))
-    plugins = document.get("plugins", {})
-    for plugin in CRI_PLUGINS:
-        runtimes = plugins.get(plugin, {}).get("containerd", {}).get("runtimes")
-        if runtimes is not None:
-            handlers = {name: str(spec.get("options", {}).get("BinaryName", "")) for name, spec in runtimes.items()}
-            return plugin, handlers, imports, None
-    return None, {}, imports, None
 
 
 def parse_status(text: str) -> tuple[bool, dict[str, bool]]:
@@ -310,15 +278,6 @@ def _century(digits: bytes) -> bytes:
 # --- reading a host ---
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise MicroK8sError(f"{path}: {error.strerror}; read the state as root") from error
-
-
 def _user_namespaces(root: Path, installed_at: float) -> tuple[str, ...]:
     """Namespaces of pods that have run since MicroK8s was installed; older directories are of an earlier one."""
     found = set()
@@ -361,35 +320,31 @@ def _aliases(root: Path) -> dict[str, str]:
     return {name: os.readlink(path) if path.is_symlink() else "" for name, path in links.items()}
 
 
-def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"), store: bool = False) -> State:
+def read_state(
+    run: Run, expected_ca: str | None = None, root: Path = Path("/"), store: bool = False, gpu: bool = False
+) -> State:
     """Read one host.
 
     :param expected_ca: the fingerprint of the CA that a member of the cluster must trust.
     :param store: ask the snap store for its channels, if MicroK8s is not installed.
+    :param gpu: ask the GPU's driver as well.
     """
-    node_name = socket.gethostname().lower()
-    apparmor_rule = "peer=runc" in _text(root / APPARMOR_RULE)
+    system = read_system(run, root, gpu)
     rc, out, err = run(["snap", "list", "microk8s"])
     snap = parse_snap_list(out)
     if snap is None:
         if rc != 0 and "no matching snaps installed" not in err and rc != 127:
             raise MicroK8sError(f"snap list microk8s failed: {err.strip() or out.strip()}")
         channels = parse_channels(run(["snap", "info", "microk8s"])[1]) if store and rc != 127 else ()
-        return State(
-            node_name=node_name,
-            snapd=rc != 127,
-            aliases=_aliases(root),
-            store_channels=channels,
-            apparmor_rule=apparmor_rule,
-        )
+        return State(snapd=rc != 127, aliases=_aliases(root), store_channels=channels, **system)
 
     current, common = root / CURRENT, root / COMMON
     lock, certs, backend = current / "var/lock", current / "certs", current / "var/kubernetes/backend"
     clustered = (lock / "clustered.lock").exists()
-    pems = {name: _text(certs / name) for name in CERTIFICATES}
+    pems = {name: text_of(certs / name) for name in CERTIFICATES}
     own_ca, remote_ca = certificate_fingerprint(pems["ca.crt"]), certificate_fingerprint(pems["ca.remote.crt"])
-    members = {} if clustered else parse_members(_text(backend / "cluster.yaml"))
-    own_address = "" if clustered else parse_address(_text(backend / "info.yaml"))
+    members = {} if clustered else parse_members(text_of(backend / "cluster.yaml"))
+    own_address = "" if clustered else parse_address(text_of(backend / "info.yaml"))
     in_datastore = len(members) > 1 and own_address in members
     in_progress = (lock / "join-in-progress").exists()
     broken_off = (in_progress and not in_datastore) or (remote_ca is not None) != clustered
@@ -400,14 +355,14 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"),
         trusts = own_ca == expected_ca
         member = None if expected_ca is None else trusts and in_datastore
         broken_off = broken_off or (expected_ca is not None and trusts and not in_datastore)
-    tokens = re.findall(r"^\w+\|\d+$", _text(current / "credentials/cluster-tokens.txt"), re.MULTILINE)
+    tokens = re.findall(r"^\w+\|\d+$", text_of(current / "credentials/cluster-tokens.txt"), re.MULTILINE)
     installed_lock = lock / "installed.lock"
     installed_at = installed_lock.stat().st_mtime if installed_lock.exists() else 0.0
-    kubelet = _text(current / "args/kubelet")
-    plugin, handlers, imports, template_error = parse_template(_text(current / SERVICE_FILES["containerd"]))
+    kubelet = text_of(current / "args/kubelet")
+    template = parse_template(text_of(current / SERVICE_FILES["containerd"]), imported(root))
     held = "held" in snap.notes
     return State(
-        node_name=node_name,
+        **system,
         installed=True,
         version=snap.version,
         revision=snap.revision,
@@ -421,7 +376,7 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"),
         half_joined=broken_off,
         join_in_progress=in_progress,
         join_running=in_progress and _join_running(root / "proc"),
-        has_peers=len(members) > 1 or (not clustered and bool(_text(current / CALLBACKS).strip())),
+        has_peers=len(members) > 1 or (not clustered and bool(text_of(current / CALLBACKS).strip())),
         datastore_address=own_address,
         datastore=tuple(members),
         voters=tuple(address for address, role in members.items() if role == "voter"),
@@ -430,16 +385,14 @@ def read_state(run: Run, expected_ca: str | None = None, root: Path = Path("/"),
         ca_fingerprint=own_ca,
         remote_ca_fingerprint=remote_ca,
         certificates={name: end for name, pem in pems.items() if (end := certificate_end(pem))},
-        args={"kubelet": parse_args(kubelet), "kube-apiserver": parse_args(_text(current / "args/kube-apiserver"))},
+        args={"kubelet": parse_args(kubelet), "kube-apiserver": parse_args(text_of(current / "args/kube-apiserver"))},
         managed_args=parse_managed_args(kubelet),
-        cri_plugin=plugin,
-        runtime_handlers=handlers,
-        template_imports=imports,
-        template_error=template_error,
+        other_args=parse_other_args(kubelet),
+        template=template,
         pending_restart=_pending_restart(current, run),
+        unproven=any((current / f"{name}{BEFORE_CHANGE}").exists() for name in SERVICE_FILES.values()),
         aliases=_aliases(root),
         refreshes=() if held else parse_refreshes(run(["snap", "changes", "microk8s"])[1]),
-        apparmor_rule=apparmor_rule,
     )
 
 
@@ -682,30 +635,5 @@ def remarks(found: Mapping[str, Mapping[str, Any]], now: datetime | None = None)
 
 def describe(state: State) -> dict[str, Any]:
     """The state as plain data for a module's result."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(state).items()}
-
-
-def node_objects(
-    wanted: Mapping[str, Mapping[str, Any]], live: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The Nodes with our labels and taints, for server-side apply. A Node that is not there is left out.
-
-    The list of taints belongs to one manager as a whole, so the taints of others are repeated as they are.
-    """
-    objects = []
-    for name in sorted(set(wanted) & set(live)):
-        labels = {SPARK_LABEL: "true"} if wanted[name].get("gpu") else {}
-        if wanted[name].get("gpu_slots", 0) > 1:
-            labels[SLOTS_LABEL] = f"slots-{wanted[name]['gpu_slots']}"
-        labels |= {str(key): str(value) for key, value in wanted[name].get("labels", {}).items()}
-        taints = [dict(taint) for taint in wanted[name].get("taints", [])]
-        managed = live[name].get("managed_taints")
-        ours = {taint["key"] for taint in taints} | set(managed or [])
-        metadata: dict[str, Any] = {"name": name, "labels": labels}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        if ours or managed is not None:
-            others = [taint for taint in live[name].get("taints", []) if taint["key"] not in ours]
-            metadata["annotations"] = {TAINTS_ANNOTATION: ",".join(sorted({taint["key"] for taint in taints}))}
-            node["spec"] = {"taints": others + taints}
-        objects.append(node)
-    return objects
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(state)))
+    return plain

@@ -57,6 +57,30 @@ OWN_ARGUMENTS = {
     "--api-key": "the gateway checks keys, and an argument is readable by everyone on the host",
 }
 
+# Flags of the kubelet that are set in another way.
+OWN_KUBELET_FLAGS = {
+    "--node-ip": "set tokenlabs_cluster_address",
+    "--node-labels": "set tokenlabs_node_labels",
+    "--register-with-taints": "set tokenlabs_node_taints",
+    "--hostname-override": "nodes go by their host names",
+    "--fail-swap-on": "swap is turned off",
+    **dict.fromkeys(
+        (
+            "--anonymous-auth",
+            "--authentication-token-webhook",
+            "--cert-dir",
+            "--client-ca-file",
+            "--cluster-dns",
+            "--cluster-domain",
+            "--container-runtime-endpoint",
+            "--containerd",
+            "--kubeconfig",
+            "--root-dir",
+        ),
+        "MicroK8s sets it",
+    ),
+}
+
 ENGINES = ("vllm", "sim", "custom")
 
 # MicroK8s' own: kube-proxy's --cluster-cidr and kube-apiserver's --service-cluster-ip-range
@@ -117,6 +141,19 @@ class Image:
         else:
             return True
         return False
+
+
+@dataclass(frozen=True)
+class KubeletFlag:
+    """The name of a kubelet flag that an inventory may set."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if not Text(r"--[a-z][a-z0-9-]*", "a flag with its dashes, such as --max-pods").check(value, path, report):
+            return False
+        if value in OWN_KUBELET_FLAGS:
+            report(path, "must not be set", OWN_KUBELET_FLAGS[value])
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -319,6 +356,8 @@ SHARED: dict[str, Any] = {
     "tokenlabs_microk8s_channel": Text(
         r"1\.[0-9]{2}(-strict)?/(stable|candidate|beta|edge)", "a track and risk such as 1.34/stable"
     ),
+    "tokenlabs_gpu_toolkit": Text(choices=("host", "operator")),
+    "tokenlabs_gpu_cdi": Flag(),
     "tokenlabs_kubeconfig": Text(r"/.+", "an absolute path"),
     "tokenlabs_keys_dir": Text(),
     "tokenlabs_prune": Flag(),
@@ -332,6 +371,11 @@ HOST: dict[str, Any] = {
     "tokenlabs_cluster_address": Text(),
     "tokenlabs_controller_is_spark": Flag(),
     "tokenlabs_arch": Text(choices=ARCHITECTURES),
+    "tokenlabs_kubelet_args": Table(
+        KubeletFlag(),
+        Text(r"[^\s\"'#]+", "one word, without quotes"),
+        example='{--max-pods: "150"}',
+    ),
     "tokenlabs_node_labels": NodeLabels(),
     "tokenlabs_node_taints": Taints(),
 }

@@ -62,6 +62,18 @@ options:
     description: Name the steps that take a host over from another cluster instead of refusing.
     type: bool
     default: false
+  gpu:
+    description: Ask the GPU's driver as well.
+    type: bool
+    default: false
+  kubelet_args:
+    description: The kubelet flags that this collection sets on the host, for RV(stray_args).
+    type: dict
+    default: {}
+  inherited_args:
+    description: The RV(other_args) of the control plane that a worker has joined, for RV(stray_args).
+    type: dict
+    default: {}
   gather:
     description:
       - What to return. V(state) is what the host's files tell. V(nodes) and V(addons) are what the API of a control
@@ -208,28 +220,52 @@ managed_args:
   description: The kubelet flags that this collection has written.
   returned: when O(gather) contains V(state)
   type: dict
-cri_plugin:
-  description: The name of containerd's CRI plugin in the template.
-  returned: when O(gather) contains V(state)
-  type: str
-runtime_handlers:
-  description: The runtime handlers in containerd's template, with their programs.
+other_args:
+  description: The kubelet flags that somebody else has written.
   returned: when O(gather) contains V(state)
   type: dict
-template_imports:
-  description: Files that containerd's template imports.
+stray_args:
+  description:
+    - Kubelet flags among RV(other_args) that have to go, because O(kubelet_args) sets them, or because the join has
+      copied them from the control plane although they belong to one node.
   returned: when O(gather) contains V(state)
   type: list
   elements: str
-template_error:
-  description: Why containerd's template cannot be parsed.
+template:
+  description: What containerd's template says.
   returned: when O(gather) contains V(state)
-  type: str
+  type: dict
+  contains:
+    cri_plugin:
+      description: The name of the CRI plugin; it tells containerd 1.7 from 2.x.
+      type: str
+    handlers:
+      description: The runtime handlers with their programs.
+      type: dict
+    imported:
+      description: The runtime handlers of files that it imports, each with its file.
+      type: dict
+    block:
+      description: What this collection has written into it.
+      type: str
+    cdi:
+      description: Whether it tells the CRI plugin to take CDI devices.
+      type: bool
+    cdi_ours:
+      description: Whether this collection has written that.
+      type: bool
+    error:
+      description: Why it cannot be parsed, or what in it switches the CRI plugin off.
+      type: str
 pending_restart:
   description: Services whose configuration is newer than their process.
   returned: when O(gather) contains V(state)
   type: list
   elements: str
+unproven:
+  description: Whether a change of the services' configuration was broken off before the node came back with it.
+  returned: when O(gather) contains V(state)
+  type: bool
 aliases:
   description:
     - C(kubectl) and C(helm), with what they stand for among the commands of snaps, such as C(microk8s.kubectl).
@@ -250,6 +286,31 @@ apparmor_rule:
   description: Whether AppArmor lets runc signal containers.
   returned: when O(gather) contains V(state)
   type: bool
+ssh_keepalive:
+  description: Whether the host's ssh client gives up connections to hosts that are gone.
+  returned: when O(gather) contains V(state)
+  type: bool
+swaps:
+  description: Swap files and devices in use.
+  returned: when O(gather) contains V(state)
+  type: list
+  elements: str
+swap_masked:
+  description: Whether systemd is kept from turning swap on at a boot.
+  returned: when O(gather) contains V(state)
+  type: bool
+time_sync:
+  description: Whether the clock is kept right, V(on) or V(off). V(missing) when no program for it is installed.
+  returned: when O(gather) contains V(state)
+  type: str
+gpu_driver:
+  description: The version of the GPU's driver.
+  returned: when O(gather) contains V(state) and O(gpu) is true
+  type: str
+gpu_error:
+  description: Why the GPU's driver does not answer.
+  returned: when O(gather) contains V(state) and O(gpu) is true
+  type: str
 cluster:
   description: What the control plane's API says.
   returned: when O(gather) contains V(nodes), V(addons) or V(arguments)
@@ -286,6 +347,8 @@ reason:
   type: str
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import (
     MicroK8sError,
@@ -295,6 +358,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s impor
     read_cluster,
     read_state,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._node import stray_args
 
 
 def main() -> None:
@@ -308,6 +372,9 @@ def main() -> None:
             "datastore": {"type": "list", "elements": "str", "default": []},
             "node": {"type": "dict"},
             "force": {"type": "bool", "default": False},
+            "gpu": {"type": "bool", "default": False},
+            "kubelet_args": {"type": "dict", "default": {}},
+            "inherited_args": {"type": "dict", "default": {}},
             "gather": {
                 "type": "list",
                 "elements": "str",
@@ -335,8 +402,11 @@ def main() -> None:
         force=params["force"],
     )
     try:
-        state = read_state(run, params["ca_fingerprint"] or None, store=bool(target.channel))
-        result = describe(state) if "state" in gather else {}
+        state = read_state(run, params["ca_fingerprint"] or None, store=bool(target.channel), gpu=params["gpu"])
+        result: dict[str, Any] = {}
+        if "state" in gather:
+            result = describe(state)
+            result["stray_args"] = stray_args(state.other_args, params["kubelet_args"], params["inherited_args"])
         if gather - {"state"}:
             result["cluster"] = read_cluster(state, run, "addons" in gather, "arguments" in gather)
     except MicroK8sError as error:

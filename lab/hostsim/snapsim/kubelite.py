@@ -47,12 +47,17 @@ def allocatable(capacity: dict[str, str], flags: dict[str, str]) -> dict[str, st
     left = dict(capacity)
     reserved = [pairs(flags.get(f, "")) for f in ("--system-reserved", "--kube-reserved")]
     eviction = pairs(flags.get("--eviction-hard", ""), "<")
+
+    def threshold(signal: str, whole: str) -> float:
+        told = eviction.get(signal, "0")
+        return quantity(whole) * float(told[:-1]) / 100 if told.endswith("%") else quantity(told)
+
     for name in ("cpu", "memory", "ephemeral-storage"):
         taken = sum(quantity(r[name]) for r in reserved if name in r)
-        if name == "memory" and "memory.available" in eviction:
-            taken += quantity(eviction["memory.available"])
-        if name == "ephemeral-storage" and "nodefs.available" in eviction:
-            taken += quantity(eviction["nodefs.available"])
+        if name == "memory":
+            taken += threshold("memory.available", capacity[name])
+        if name == "ephemeral-storage":
+            taken += threshold("nodefs.available", capacity[name])
         if name == "cpu":
             left[name] = f"{round((quantity(capacity[name]) - taken) * 1000)}m" if taken else capacity[name]
         else:

@@ -411,6 +411,27 @@ CASES = [
         [(f"{SPARK}:1: tokenlabs_models needs 2 GPU slots, spark-02 has 1", "tokenlabs_gpu_slots: 2")],
     ),
     Case(
+        "kubelet flags that are set in another way, and one that is none",
+        {
+            SPARK: GOOD[SPARK]
+            + "tokenlabs_kubelet_args:\n  --node-ip: 10.0.0.1\n  max-pods: '150'\n  --v: 2\n  --a: b c\n"
+        },
+        [
+            (f"{SPARK}:6: tokenlabs_kubelet_args.--node-ip must not be set", "tokenlabs_cluster_address"),
+            (f"{SPARK}:7: tokenlabs_kubelet_args.max-pods is 'max-pods', not of the right form", "--max-pods"),
+            (f"{SPARK}:8: tokenlabs_kubelet_args.--v must be a text, is a number", "quotes"),
+            (f"{SPARK}:9: tokenlabs_kubelet_args.--a is 'b c', not of the right form", "one word"),
+        ],
+    ),
+    Case(
+        "a GPU toolkit of nobody",
+        {MAIN: "tokenlabs_gpu_toolkit: nvidia\ntokenlabs_gpu_cdi: 'yes'\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_gpu_toolkit cannot be 'nvidia'", "host, operator"),
+            (f"{MAIN}:2: tokenlabs_gpu_cdi must be true or false", "true without quotes"),
+        ],
+    ),
+    Case(
         "models on the controller",
         {"host_vars/controller.yml": GOOD[SPARK]},
         [("host_vars/controller.yml:1: tokenlabs_models is set for controller, which is no Spark", "move it")],

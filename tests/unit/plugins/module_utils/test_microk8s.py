@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _microk8s as mk
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _node as nd
 from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import Action, State, Target, decide
 
 SNAP_LIST = (
@@ -550,23 +551,8 @@ def test_arguments(host: Host) -> None:
     assert state.args["kubelet"]["--fail-swap-on"] == "true"
     assert state.args["kube-apiserver"] == {"--authorization-mode": "AlwaysAllow"}
     assert state.managed_args == {"--system-reserved": "memory=8Gi", "--fail-swap-on": "true"}
-
-
-def test_runtime_handlers(host: Host) -> None:
-    state = host.read()
-    assert state.cri_plugin == "io.containerd.grpc.v1.cri"
-    assert state.runtime_handlers == {"runc": "", "nvidia-container-runtime": "nvidia-container-runtime"}
-    host.write("args/containerd-template.toml", 'imports = ["/etc/containerd/conf.d/99.toml"]\n[plugins]\n')
-    assert host.read().template_imports == ("/etc/containerd/conf.d/99.toml",)
-    host.write("args/containerd-template.toml", "[plugins\n")
-    state = host.read()
-    assert state.runtime_handlers == {}
-    assert "line 1" in (state.template_error or "")
-
-
-def test_containerd_2_template(host: Host) -> None:
-    host.write("args/containerd-template.toml", TEMPLATE.replace(*mk.CRI_PLUGINS))
-    assert host.read().cri_plugin == "io.containerd.cri.v1.runtime"
+    assert state.other_args["--fail-swap-on"] == "false"
+    assert "--system-reserved" not in state.other_args
 
 
 def test_configuration_newer_than_the_process_is_pending(host: Host) -> None:
@@ -584,9 +570,15 @@ def test_configuration_newer_than_the_process_is_pending(host: Host) -> None:
     assert host.read().pending_restart == ("kubelite",)
 
 
+def test_a_copy_beside_a_file_is_an_unproven_change(host: Host) -> None:
+    assert not host.read().unproven
+    host.write("args/containerd-template.toml.tokenlabs-good")
+    assert host.read().unproven
+
+
 def test_apparmor_rule(host: Host) -> None:
     assert not host.read().apparmor_rule
-    path = host.root / mk.APPARMOR_RULE
+    path = host.root / nd.APPARMOR_RULE
     path.parent.mkdir(parents=True)
     path.write_text("signal (receive) peer=runc,\n")
     assert host.read().apparmor_rule
@@ -705,50 +697,3 @@ def test_a_worker_is_never_asked(host: Host) -> None:
     host.calls.clear()
     assert mk.read_cluster(state, host.run)["api"] is False
     assert host.calls == []
-
-
-# --- labels and taints ---
-
-LIFECYCLE = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
-
-
-def test_labels_need_no_taints() -> None:
-    wanted = {
-        "a": {"labels": {"tokenlabs.io/spark": "true", "n": 1}, "taints": []},
-        "gone": {"labels": {}, "taints": []},
-    }
-    assert mk.node_objects(wanted, {"a": {"taints": [LIFECYCLE]}, "foreign": {}}) == [
-        {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": "a", "labels": {"tokenlabs.io/spark": "true", "n": "1"}},
-        }
-    ]
-
-
-def test_taints_of_others_stay() -> None:
-    ours = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
-    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": None}}
-    (node,) = mk.node_objects({"a": {"labels": {}, "taints": [ours]}}, live)
-    assert node["spec"]["taints"] == [LIFECYCLE, ours]
-    assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": "gpu"}
-
-
-def test_a_taint_that_is_no_longer_wanted_goes() -> None:
-    live = {"a": {"taints": [LIFECYCLE, {"key": "gpu", "effect": "NoExecute"}], "managed_taints": ["gpu"]}}
-    (node,) = mk.node_objects({"a": {"labels": {}, "taints": []}}, live)
-    assert node["spec"]["taints"] == [LIFECYCLE]
-    assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": ""}
-
-
-def test_a_shared_gpu_names_its_configuration() -> None:
-    wanted = {"a": {"gpu": True, "gpu_slots": 2}, "b": {"gpu": True, "gpu_slots": 1}}
-    a, b = mk.node_objects(wanted, {"a": {}, "b": {}})
-    assert a["metadata"]["labels"] == {"tokenlabs.io/spark": "true", "nvidia.com/device-plugin.config": "slots-2"}
-    assert b["metadata"]["labels"] == {"tokenlabs.io/spark": "true"}
-
-
-def test_a_node_that_once_had_taints_of_ours_keeps_its_definition() -> None:
-    """Else the next run would drop the field, which is a change."""
-    (node,) = mk.node_objects({"a": {}}, {"a": {"taints": [LIFECYCLE], "managed_taints": []}})
-    assert node["spec"]["taints"] == [LIFECYCLE]
