@@ -129,8 +129,8 @@ def _size(host: Subject) -> Iterator[Finding]:
             yield host.finding(check, gib(space["total"]), remedy)
         elif space["free"] < limits["min_free_gib"] * GIB:
             yield host.finding(check, f"{gib(space['free'])} free", f"free {limits['min_free_gib']} GiB")
-    if probe["swap"] and host.node["gpu"]:
-        remedy = "sudo swapoff -a, and remove it from /etc/fstab: a swapped model server answers too late"
+    if probe["swap"]:
+        remedy = "none needed: the run turns it off, unless microk8s_swap_off is false"
         yield host.finding("swap", gib(probe["swap"]), remedy, fatal=False)
     if probe["inotify"]["free"] < MIN_INOTIFY:
         found = f"{probe['inotify']['free']} instances left for root"
@@ -145,7 +145,7 @@ def _gpu(host: Subject) -> Iterator[Finding]:
         yield host.finding("GPU driver", gpu["error"], f"install NVIDIA's driver {wanted} or newer; DGX OS brings it")
     elif version_key(gpu["driver"]) < version_key(wanted):
         yield host.finding("GPU driver", gpu["driver"], f"update to {wanted} or newer")
-    if not host.probe["runtime"]:
+    if host.limits["toolkit"] == "host" and not host.probe["runtime"]:
         yield host.finding("GPU runtime", "missing", "install the package nvidia-container-toolkit")
 
 

@@ -73,9 +73,11 @@ def dgx():
 
 def memory():
     found = dict(line.split(":", 1) for line in text("/proc/meminfo").splitlines() if ":" in line)
-    return {
-        key: int(found.get(name, "0").split()[0]) * 1024 for key, name in (("all", "MemTotal"), ("swap", "SwapTotal"))
-    }
+    return int(found.get("MemTotal", "0").split()[0]) * 1024
+
+
+def swap():
+    return sum(int(line.split()[2]) for line in text("/proc/swaps").splitlines()[1:]) * 1024
 
 
 def space(path):
@@ -253,7 +255,6 @@ def main():
     for thread in threads:
         thread.start()
     owners, watching = descriptors()
-    amounts = memory()
     found.update(
         release=release(),
         dgx=dgx(),
@@ -263,8 +264,8 @@ def main():
         host_name=socket.gethostname(),
         identity=identity(),
         cores=os.cpu_count(),
-        memory=amounts["all"],
-        swap=amounts["swap"],
+        memory=memory(),
+        swap=swap(),
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
         inotify={"free": int(text("/proc/sys/fs/inotify/max_user_instances") or 0) - watching},
         spaces={path: space(path) for path in wanted["paths"]},

@@ -34,6 +34,7 @@ LIMITS: dict[str, Any] = {
     "max_clock_skew": 30,
     "min_driver": "580",
     "accept": [],
+    "toolkit": "host",
     "channel": "1.34/stable",
     "networks": {"pods": "10.1.0.0/16", "services": "10.152.183.0/24"},
     "loadbalancer_range": "10.77.0.200-10.77.0.210",
@@ -278,6 +279,10 @@ def test_a_load_balancer_outside_the_lan_is_told_once() -> None:
     assert "192.168.7.1-192.168.7.9 is not within its network 10.77.0.0/16" in row[3]
 
 
+def test_the_operators_own_toolkit_needs_none_on_the_host() -> None:
+    assert rows(judged(limits={"toolkit": "operator"}, spark_01={"runtime": False})) == []
+
+
 def test_an_x86_host_that_is_meant() -> None:
     nodes = {**NODES, SPARK: {**NODES[SPARK], "arch": "amd64"}}
     results = {name: {"stdout": json.dumps(probe(name))} for name in NODES}
@@ -502,6 +507,13 @@ def test_probe_answers_everything_that_is_judged() -> None:
     assert found["cores"] >= 1
     assert ["lo", "", "127.0.0.1", 8] in found["addresses"]
     assert found["gpu"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("Filename Type Size Used Priority\n/swap.img file 16777212 0 -2\n", 16777212 * 1024), ("", 0)]
+)
+def test_probe_sees_swap(tmp_path: Path, text: str, size: int) -> None:
+    assert look(with_files(tmp_path, proc__swaps=text))["swap"] == size
 
 
 def test_probe_lets_no_identity_out() -> None:
