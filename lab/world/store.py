@@ -31,6 +31,11 @@ def is_true(obj: Json | None, kind: str) -> bool:
     return condition(obj, kind).get("status") == "True"
 
 
+def runs(deployment: Json | None) -> bool:
+    """Whether a Deployment is Available with pods: one that is scaled to nothing says that it is Available too."""
+    return is_true(deployment, "Available") and (deployment or {}).get("spec", {}).get("replicas", 1) > 0
+
+
 def labels(obj: Json) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}
 
@@ -84,12 +89,12 @@ class Store:
         return all(self.get("CustomResourceDefinition", "", name) for name in names)
 
     def controller(self, name: str) -> Json | None:
-        """The Deployment of this name, in whatever namespace it was installed, when it is Available."""
+        """The Deployment of this name, in whatever namespace it was installed, when it runs."""
         return next(
             (
                 obj
                 for (_, found), obj in self.kinds.get("Deployment", {}).items()
-                if found == name and is_true(obj, "Available") and not deleting(obj)
+                if found == name and runs(obj) and not deleting(obj)
             ),
             None,
         )

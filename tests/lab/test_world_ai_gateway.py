@@ -94,6 +94,15 @@ def test_a_deleted_ai_route_hangs_without_its_controller() -> None:
     assert found.get("AIGatewayRoute", "llm", MODELS)["metadata"]["finalizers"] == [ai_gateway.FINALIZER]
 
 
+def test_a_controller_that_is_scaled_to_nothing_does_not_run() -> None:
+    # Kubernetes calls a Deployment without replicas Available.
+    idle = w.deployment(ai_gateway.MANAGER, AIEG)
+    idle["spec"]["replicas"] = 0
+    assert not w.World([idle], []).store.controller(ai_gateway.MANAGER)
+    idle["spec"]["replicas"] = 1
+    assert w.World([idle], []).store.controller(ai_gateway.MANAGER)
+
+
 # --- the filter
 def envoy_pod(name: str, extproc: bool) -> Any:
     gateway = obj("Gateway", "gw", MODELS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from lab.world import faults
 from lab.world.actions import Action, Apply, Delete, Event, SetStatus
 from lab.world.engine import Reconciler
-from lab.world.store import Json, Store, created, deleting, is_true, notes
+from lab.world.store import Json, Store, created, deleting, notes, runs
 
 PROVISIONER = "microk8s.io/hostpath"
 REQUESTED = ("metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs")
@@ -93,7 +93,7 @@ def in_use(store: Store, but: Json | None = None) -> set[str]:
 
 def load_balancer(obj: Json, store: Store) -> Iterator[Action]:
     speaker = store.get("Deployment", "metallb-system", "controller")
-    if deleting(obj) or not is_true(speaker, "Available"):
+    if deleting(obj) or not runs(speaker):
         return
     if obj["spec"].get("type") != "LoadBalancer":
         if current_addresses(obj):
