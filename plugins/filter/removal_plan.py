@@ -72,7 +72,8 @@ _value:
   description:
     - C(about) with a phrase about the node, C(findings) with a line about everything that speaks against it, C(steps)
       with what is to be done in order and C(text) with a line about each, C(target) with the name for C(remove-node),
-      and C(afterwards) with lines about what is left to do. Without findings and steps there is nothing to do.
+      C(address), and C(afterwards) with lines about what is left to do.
+    - Without findings and steps there is nothing to do.
   type: dict
 """
 
@@ -83,7 +84,7 @@ def removal_plan(name, address, state, cluster, pods, volumes, dead=False, lose=
         address=address,
         state=state,
         nodes=cluster["cluster"]["nodes"],
-        members=tuple(cluster.get("datastore", ())),
+        members=tuple(cluster["datastore"]),
         models=only_here(name, pods),
         volumes=volumes_on(name, volumes),
     )

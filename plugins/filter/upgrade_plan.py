@@ -30,7 +30,7 @@ options:
     type: dict
     required: true
   stores:
-    description: The results of C(snap info microk8s), by host.
+    description: What C(snap info microk8s) says, by host.
     type: dict
     required: true
   live:
@@ -57,8 +57,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(findings) with a line about everything that speaks against it, C(steps) with the C(kind), C(text) and C(version)
-      of each host's, and C(due) with the hosts that need something in the order of their turn.
+    - C(findings) with a line about everything that speaks against it, C(steps) with the C(kind), C(text), C(version)
+      and C(revision) of each host's, and C(due) with the hosts that need something in the order of their turn.
   type: dict
 """
 

@@ -189,7 +189,7 @@ def plan_removal(case: Case, dead: bool = False, lose: bool = False, purge: bool
     :param lose: the user gives up what only this node has.
     :param purge: MicroK8s is removed from the host as well.
     :returns: ``about`` (one line), ``findings`` (lines), ``steps`` (names, in order), ``text`` (their lines),
-        ``target`` (what ``remove-node`` has to name) and ``afterwards`` (lines).
+        ``target`` (what ``remove-node`` has to name), ``address`` and ``afterwards`` (lines).
     """
     node = case.node
     if node:
@@ -206,5 +206,6 @@ def plan_removal(case: Case, dead: bool = False, lose: bool = False, purge: bool
         "steps": list(steps),
         "text": [f"{number}. {text}" for number, text in enumerate(steps.values(), 1)],
         "target": case.name if node else case.own_address,
+        "address": case.own_address,
         "afterwards": _afterwards(case, steps),
     }

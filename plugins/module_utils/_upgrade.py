@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 # What a Node's maintenance annotation says while its upgrade is under way.
@@ -43,7 +43,7 @@ class Step:
     host: str
     kind: str
     text: str
-    version: str
+    build: Build
 
 
 def minor(version: str) -> tuple[int, int]:
@@ -99,11 +99,11 @@ def _unfit(node: Data, state: Data, live: Data) -> str | None:
     return f"{state.get('reason', 'its state could not be read')}; {CLUSTER_FIRST}"
 
 
-def _refused(state: Data, store: Data, channels: Mapping[str, Build], channel: str) -> str | None:
+def _refused(state: Data, channels: Mapping[str, Build], channel: str) -> str | None:
     """Why a node cannot follow the channel."""
-    if store.get("rc") != 0:
-        answer = str(store.get("stderr") or store.get("msg") or "no answer").strip()
-        return f"its snap store does not answer ({answer.splitlines()[-1].removeprefix('error: ')}); try again later"
+    # Without its store, snap tells what is installed, and exits 0 (snapcore/snapd cmd/snap/cmd_info.go, 2.66.1).
+    if not channels:
+        return "its snap store does not answer; try again when it does ('snap info microk8s' shows channels then)"
     build = channels.get(channel)
     old = str(state["version"])
     if build is None:
@@ -169,21 +169,21 @@ def _step(name: str, state: Data, live: Data, build: Build, channel: str, models
     outage = "drain, refresh, verify, uncordon" if not kept else "drain, refresh, verify"
     if state["revision"] != build.revision:
         text = f"{old} -> {new}: {outage}{kept}{_models_down(name, models)}"
-        return Step(name, "upgrade", text, build.version)
+        return Step(name, "upgrade", text, build)
     if live.get("maintenance") or live["kubelet_version"] != build.version:
-        return Step(name, "finish", f"{new}: finish the upgrade that broke off{kept}", build.version)
+        return Step(name, "finish", f"{new}: finish the upgrade that broke off{kept}", build)
     if state["channel"] != channel:
-        return Step(name, "track", f"{old} -> {new}: the same revision, nothing restarts", build.version)
+        return Step(name, "track", f"{old} -> {new}: the same revision, nothing restarts", build)
     if not state["held"]:
-        return Step(name, "hold", f"{new}: hold automatic refreshes", build.version)
-    return Step(name, "none", f"{new}: nothing to do{kept}", build.version)
+        return Step(name, "hold", f"{new}: hold automatic refreshes", build)
+    return Step(name, "none", f"{new}: nothing to do{kept}", build)
 
 
 def plan_upgrade(
     nodes: Mapping[str, Data],
     selected: Sequence[str],
     states: Mapping[str, Data],
-    stores: Mapping[str, Data],
+    stores: Mapping[str, str],
     live: Mapping[str, Data],
     channel: str,
     models: Sequence[Data] = (),
@@ -193,7 +193,7 @@ def plan_upgrade(
     :param nodes: the catalog's nodes.
     :param selected: the hosts of this run, reachable or not.
     :param states: what ``microk8s_info`` found on each host that could be reached.
-    :param stores: the result of ``snap info microk8s`` on each of them.
+    :param stores: what ``snap info microk8s`` says on each of them.
     :param live: the cluster's Nodes as ``microk8s_info`` has them.
     :param channel: the channel that all of them shall follow, such as ``1.35/stable``.
     :returns: ``findings`` (lines), ``steps`` (by host) and ``due`` (hosts in the order of their turn).
@@ -206,15 +206,15 @@ def plan_upgrade(
         if name not in states:
             findings.append(f"{name}: it cannot be reached; bring it back, or leave it out with --limit '!{name}'")
             continue
-        state, channels = states[name], parse_channels(str(stores.get(name, {}).get("stdout", "")))
+        state, channels = states[name], parse_channels(stores.get(name, ""))
         reasons = [_unfit(nodes[name], state, live.get(name, {}))]
         if state.get("installed"):
-            reasons.append(_refused(state, stores.get(name, {}), channels, channel))
+            reasons.append(_refused(state, channels, channel))
         findings += [f"{name}: {reason}" for reason in reasons if reason]
         if not any(reasons):
             steps.append(_step(name, state, live[name], channels[channel], channel, models))
     findings += _quorum(nodes, live)
-    targets = [minor(step.version) for step in steps]
+    targets = [minor(step.build.version) for step in steps]
     if targets:
         moves = any(step.kind == "upgrade" and nodes[step.host]["role"] == "controller" for step in steps)
         findings += _outsiders(nodes, live, selected, max(targets), moves)
@@ -222,6 +222,6 @@ def plan_upgrade(
     order = sorted(steps, key=lambda s: (nodes[s.host]["role"] != "controller", not live[s.host].get("maintenance")))
     return {
         "findings": findings,
-        "steps": {step.host: {"kind": step.kind, "text": step.text, "version": step.version} for step in steps},
+        "steps": {step.host: {"kind": step.kind, "text": step.text, **asdict(step.build)} for step in steps},
         "due": [] if findings else [step.host for step in order if step.kind != "none"],
     }
