@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
     path_text,
     quoted,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import check_tenants
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import (
     HOST,
     INTERNAL,
@@ -94,6 +95,15 @@ class Host:
 
 
 @dataclass(frozen=True)
+class TenantFile:
+    """A file with tenants, and the line on which each of them begins."""
+
+    name: str
+    entries: Sequence[Any]
+    lines: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Inventory:
     """Everything of an inventory that concerns the platform."""
 
@@ -104,6 +114,7 @@ class Inventory:
     names: Mapping[str, str] = field(default_factory=dict)
     # Platform-wide variables that some hosts define differently, with one such host.
     divided: Mapping[str, str] = field(default_factory=dict)
+    tenant_files: tuple[TenantFile, ...] = ()
 
     @property
     def controllers(self) -> list[Host]:
@@ -127,6 +138,13 @@ class _Collector:
 
         return report
 
+    def in_file(self, file: TenantFile) -> Report:
+        def report(path: Path, reason: str, remedy: str) -> None:
+            line = f":{file.lines[path[0]]}" if path and isinstance(path[0], int) else ""
+            self.problems.append(Problem(f"{file.name}{line}", path_text(path), reason, remedy))
+
+        return report
+
 
 def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     """Everything that is wrong with an inventory, in the order of its files."""
@@ -145,7 +163,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     _mirrors(inventory, shared)
     good_models = _models(inventory, collector)
     _tiers(inventory, shared, good_models)
-    _tenants(inventory, shared)
+    _tenants(inventory, collector)
     _addresses(inventory, collector, bool(fine.get("tokenlabs_loadbalancer_range")))
     return sorted(set(collector.problems), key=file_order)
 
@@ -472,25 +490,16 @@ def _envoy_window(window: Any, path: Path, report: Report) -> None:
             report(path, error.reason, error.remedy)
 
 
-def _tenants(inventory: Inventory, report: Report) -> None:
+def _tenants(inventory: Inventory, collector: _Collector) -> None:
     tenants = inventory.shared.get("tokenlabs_tenants")
     tiers = inventory.shared.get("tokenlabs_tiers")
-    if not isinstance(tenants, (list, tuple)):
-        return
     known = [str(name) for name in tiers] if isinstance(tiers, Mapping) else None
-    first: dict[str, int] = {}
-    for index, tenant in enumerate(tenants):
-        if not isinstance(tenant, Mapping):
-            continue
-        tier, name = tenant.get("tier"), tenant.get("name")
-        if known is not None and isinstance(tier, str) and tier.strip() and tier not in known:
-            reason = f"is {quoted(tier)}, which is no tier"
-            report(("tokenlabs_tenants", index, "tier"), reason, did_you_mean(tier, known))
-        if isinstance(name, str):
-            if name in first:
-                reason = f"{quoted(name)} is the name of tokenlabs_tenants[{first[name]}] too"
-                report(("tokenlabs_tenants", index, "name"), reason, "give every tenant a name of its own")
-            first.setdefault(name, index)
+    seen: dict[tuple[str, str], str] = {}
+    if isinstance(tenants, (list, tuple)):
+        # Their form has been checked with that of the other variables.
+        check_tenants(tenants, ("tokenlabs_tenants",), known, collector.at(None), seen, form=False)
+    for file in inventory.tenant_files:
+        check_tenants(file.entries, (), known, collector.in_file(file), seen, where=file.name)
 
 
 def _ipv4(value: Any) -> ipaddress.IPv4Address | None:

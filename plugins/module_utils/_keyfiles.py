@@ -1,28 +1,43 @@
 # Copyright (c) TokenLabs platform developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A directory of API keys, one file per tenant, for nobody but its owner.
+"""A directory of API keys, for nobody but its owner.
 
 This module util is private to the collection: it may change in any way at any time.
 
-A key is on disk before it is in the cluster: what a crash can leave behind is a file with a key that does not work yet,
-never a key that works and that nobody knows. A new file is marked until the operator has fetched it.
+A key is on disk before it is in the cluster, and for as long as it is there: what a crash can leave behind is a file
+with a key that does not work (yet, or any more), never a key that works and that nobody knows. Of one key of a tenant,
+whose stem is C(TENANT) or C(TENANT.KEY), there can be:
+
+- C(STEM.key): the key that counts. Given back to the tenant when its Secret is lost.
+- C(STEM.key.next): its successor, until the cluster has it.
+- C(STEM.key.FINGERPRINT.old): keys on their way out. Never given back.
+
+A file that counts is marked until the operator has fetched it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import hashlib
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PREFIX = "tlabs_sk_"
-SHAPE = re.compile(PREFIX + r"[A-Za-z0-9_-]{32,128}")
-SUFFIX = ".key"
+# What a key may be that was not made here: nothing that an HTTP header or a file could change.
+SHAPE = re.compile(r"[A-Za-z0-9._~+/=-]{24,256}")
+PLACEHOLDER = re.compile(r"change[-_]?me", re.IGNORECASE)
+STEM = re.compile(r"(?P<tenant>[a-z0-9][-a-z0-9]{0,62})(?:\.(?P<key>[a-z0-9][-a-z0-9]{0,31}))?")
+FILE = re.compile(rf"(?P<stem>{STEM.pattern})\.key(?P<slot>|\.next|\.(?P<digits>[0-9a-f]{{8}})\.old)")
+CURRENT, NEXT = ".key", ".key.next"
 MARKS = ".pending"
 # From so many files on, waiting for the disk once is cheaper than waiting for each file.
 BULK = 16
@@ -34,7 +49,52 @@ class KeyFileError(Exception):
 
 
 def new_key() -> str:
+    """A key with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
+
+
+def digits(key: str) -> str:
+    """Enough of a hash to tell keys apart, of a key too long to be guessed."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+def stem(tenant: str, key: str) -> str:
+    return tenant if key == "default" else f"{tenant}.{key}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is on disk of one key of a tenant."""
+
+    key: str | None = field(default=None, repr=False)
+    successor: str | None = field(default=None, repr=False)
+    old: frozenset[str] = frozenset()
+    trouble: str = ""
+
+
+NOTHING = Stored()
+
+
+def read_key(path: str | Path) -> str | None:
+    """The key in a file; None without a file, or with one that a killed process did not get to fill."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise KeyFileError(f"{path} is no file of this user")
+        if found.st_mode & 0o077:
+            raise KeyFileError(f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o})")
+        text = file.read(1024).decode("ascii", "replace").strip("\r\n")
+    if not text:
+        return None
+    if not SHAPE.fullmatch(text):
+        raise KeyFileError(f"{path} holds no key")
+    return text
 
 
 class KeyFiles:
@@ -44,8 +104,8 @@ class KeyFiles:
         self._directory = Path(directory)
         self._marks = self._directory / MARKS
 
-    def path(self, tenant: str) -> Path:
-        return self._directory / f"{tenant}{SUFFIX}"
+    def path(self, stem: str, slot: str = CURRENT) -> Path:
+        return self._directory / f"{stem}{slot}"
 
     def check(self) -> bool:
         """Whether the directory is there; an error when others than its owner could get at the keys."""
@@ -70,66 +130,111 @@ class KeyFiles:
             os.mkdir(self._directory, 0o700)
         self.check()
 
-    def tenants(self) -> set[str]:
-        """Whom there are key files of."""
-        return {name.removesuffix(SUFFIX) for name in self._names(self._directory) if name.endswith(SUFFIX)}
-
-    def read(self, tenant: str) -> str | None:
-        """The key in a tenant's file; None without a file, or with one that a killed process did not get to fill."""
-        path = self.path(tenant)
+    @contextlib.contextmanager
+    def locked(self, patience: float = 120.0) -> Iterator[None]:
+        """Keep other runs out. The lock is the kernel's: it ends with the process, however that ends."""
+        self.make()
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise KeyFileError(f"{path}: {error.strerror}") from error
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-                raise KeyFileError(f"{path} is no file of this user")
-            if found.st_mode & 0o077:
-                raise KeyFileError(f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o})")
-            text = file.read(1024).decode("ascii", "replace").strip("\r\n")
-        if not text:
-            return None
-        if not SHAPE.fullmatch(text):
-            raise KeyFileError(f"{path} holds no key")
-        return text
-
-    def write(self, tenant: str, key: str) -> Path:
-        """Make a tenant's file; an error when there is one already. It is on the disk when this returns."""
-        for error in self.write_all({tenant: key}).values():
-            raise error
-        return self.path(tenant)
-
-    def write_all(self, keys: Mapping[str, str]) -> dict[str, KeyFileError | OSError]:
-        """Make many tenants' files, all on the disk when this returns; the errors of those that could not be made."""
-        errors: dict[str, KeyFileError | OSError] = {}
-        with contextlib.ExitStack() as opened:
-            descriptors: dict[str, int] = {}
-            for tenant, key in keys.items():
+            deadline = time.monotonic() + patience
+            while True:
                 try:
-                    descriptor = self._write(tenant, key)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise KeyFileError(
+                            f"another run has been at work on {self._directory} for {patience:.0f} seconds: "
+                            "wait until it has ended, then run this again"
+                        ) from None
+                time.sleep(0.2)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- What is there ---------------------------------------------------------------------------------------------
+
+    def stems(self) -> set[str]:
+        """Which keys there are files of."""
+        return {match["stem"] for name in self._names(self._directory) if (match := FILE.fullmatch(name))}
+
+    def read_all(self, only: Iterable[str] | None = None) -> dict[str, Stored]:
+        """What is on disk, by stem."""
+        wanted = None if only is None else set(only)
+        found: dict[str, Stored] = {}
+        for name in self._names(self._directory):
+            match = FILE.fullmatch(name)
+            if not match or (wanted is not None and match["stem"] not in wanted):
+                continue
+            stored = found.get(match["stem"], NOTHING)
+            if match["digits"]:
+                found[match["stem"]] = replace(stored, old=stored.old | {match["digits"]})
+                continue
+            try:
+                key = read_key(self._directory / name)
+            except KeyFileError as error:
+                found[match["stem"]] = replace(stored, trouble=str(error))
+                continue
+            if key is not None:
+                found[match["stem"]] = replace(stored, successor=key) if match["slot"] else replace(stored, key=key)
+        return found
+
+    def read(self, stem: str) -> str | None:
+        """The key that counts."""
+        return read_key(self.path(stem))
+
+    def not_fetched(self) -> dict[str, str]:
+        """The files that the operator has not fetched yet, by stem."""
+        return {name: str(path) for name in sorted(self._names(self._marks)) if (path := self.path(name)).is_file()}
+
+    @staticmethod
+    def _names(directory: Path) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+            for entry in entries:
+                yield entry.name
+
+    # --- Making files ----------------------------------------------------------------------------------------------
+
+    def write(self, stem: str, key: str, slot: str = CURRENT, mark: bool = True) -> Path:
+        """Make a file; an error when there is one already. It is on the disk when this returns."""
+        for error in self.write_all({(stem, slot): key}, {stem} if mark else ()).values():
+            raise error
+        return self.path(stem, slot)
+
+    def write_all(
+        self, keys: Mapping[tuple[str, str], str], marked: Iterable[str] = ()
+    ) -> dict[str, KeyFileError | OSError]:
+        """Make many files, all on the disk when this returns; the errors of those that could not be made, by stem."""
+        errors: dict[str, KeyFileError | OSError] = {}
+        to_mark = set(marked)
+        with contextlib.ExitStack() as opened:
+            descriptors: dict[tuple[str, str], int] = {}
+            for (name, slot), key in keys.items():
+                try:
+                    if name in to_mark and slot == CURRENT:
+                        self.mark(name)
+                    if slot == NEXT:
+                        # One that is there has been overtaken.
+                        self._shelve(self.path(name, slot), name)
+                    descriptor = self._write(self.path(name, slot), key)
                 except (KeyFileError, OSError) as error:
-                    errors[tenant] = error
+                    errors[name] = error
                     continue
                 if len(keys) > BULK:
                     os.close(descriptor)
                 else:
                     opened.callback(os.close, descriptor)
-                descriptors[tenant] = descriptor
+                descriptors[name, slot] = descriptor
             try:
-                self._to_disk([] if len(keys) > BULK else list(descriptors.values()))
+                self.sync([] if len(keys) > BULK else list(descriptors.values()))
             except OSError:
-                for tenant in descriptors:
+                for name, slot in descriptors:
                     with contextlib.suppress(OSError):
-                        self.remove(tenant)
+                        self.remove(name, slot)
                 raise
         return errors
 
-    def _write(self, tenant: str, key: str) -> int:
-        path = self.path(tenant)
-        self._mark(tenant)
+    def _write(self, path: Path, key: str) -> int:
         try:
             descriptor = self._open_new(path)
         except FileExistsError as error:
@@ -142,22 +247,6 @@ class KeyFiles:
             raise
         return descriptor
 
-    def _to_disk(self, descriptors: Sequence[int]) -> None:
-        """Wait for the disk: file by file, or without files for all of the file system at once."""
-        for descriptor in descriptors:
-            os.fsync(descriptor)
-        self._fsync_directory(everything=not descriptors)
-
-    def _fsync_directory(self, everything: bool = False) -> None:
-        directory = os.open(self._directory, os.O_RDONLY)
-        try:
-            if not everything:
-                os.fsync(directory)
-            elif _LIBC.syncfs(directory):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        finally:
-            os.close(directory)
-
     def _open_new(self, path: Path) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
@@ -169,35 +258,80 @@ class KeyFiles:
             os.unlink(path)
             return os.open(path, flags, 0o600)
 
-    def remove(self, tenant: str) -> bool:
-        """Take a tenant's file away; whether there was one."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._marks / tenant)
+    def sync(self, descriptors: Iterable[int] = ()) -> None:
+        """Wait for the disk: for these files and the directory, or without files for all of the file system."""
+        opened = list(descriptors)
+        for descriptor in opened:
+            os.fsync(descriptor)
+        directory = os.open(self._directory, os.O_RDONLY)
         try:
-            os.unlink(self.path(tenant))
-        except FileNotFoundError:
-            return False
-        # A key that was taken away must not come back with the power.
-        self._fsync_directory()
-        return True
+            if opened:
+                os.fsync(directory)
+            elif _LIBC.syncfs(directory):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(directory)
 
-    def not_fetched(self) -> dict[str, str]:
-        """The files that the operator has not fetched yet, by tenant."""
-        there = self.tenants()
-        return {name: str(self.path(name)) for name in sorted(self._names(self._marks)) if name in there}
+    # --- Moving and removing them ----------------------------------------------------------------------------------
 
-    def _mark(self, tenant: str) -> None:
+    def promote(self, stem: str) -> None:
+        """The cluster has the successor: let it count, and keep its predecessor for as long as that one lives."""
+        if self.path(stem, NEXT).exists():
+            # First, so that it is fetched even if this is as far as it gets.
+            self.mark(stem)
+            self._shelve(self.path(stem), stem)
+            os.rename(self.path(stem, NEXT), self.path(stem))
+
+    def shelve(self, stem: str) -> None:
+        """The key is to go: whatever happens from now on, no file gives it back."""
+        self._unmark(stem)
+        for slot in (CURRENT, NEXT):
+            self._shelve(self.path(stem, slot), stem)
+
+    def _shelve(self, path: Path, stem: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            # A file that holds no key is shelved all the same: nothing must be left that counts.
+            try:
+                key = read_key(path) or ""
+            except KeyFileError:
+                key = ""
+            os.rename(path, self.path(stem, f".key.{digits(key)}.old"))
+
+    def forget(self, stem: str, old: Iterable[str] | None = None) -> None:
+        """Remove shelved keys, by their fingerprints' digits, or all."""
+        if old is None:
+            old = self.read_all([stem]).get(stem, NOTHING).old
+        for each in old:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(stem, f".key.{each}.old"))
+
+    def remove(self, stem: str, slot: str = CURRENT) -> bool:
+        """Take a file away whose key was never sent; whether there was one."""
+        if slot == CURRENT:
+            self._unmark(stem)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(stem, slot))
+            return True
+        return False
+
+    def fetched(self, fingerprints: Mapping[str, str]) -> None:
+        """Take away the marks of files that have been fetched, unless they hold another key by now."""
+        for name, wanted in fingerprints.items():
+            with contextlib.suppress(KeyFileError):
+                key = self.read(name)
+                if key is not None and digits(key) == wanted:
+                    self._unmark(name)
+
+    def mark(self, stem: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT
         try:
-            descriptor = os.open(self._marks / tenant, flags, 0o600)
+            descriptor = os.open(self._marks / stem, flags, 0o600)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._marks, 0o700)
-            descriptor = os.open(self._marks / tenant, flags, 0o600)
+            descriptor = os.open(self._marks / stem, flags, 0o600)
         os.close(descriptor)
 
-    @staticmethod
-    def _names(directory: Path) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-            for entry in entries:
-                yield entry.name
+    def _unmark(self, stem: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._marks / stem)

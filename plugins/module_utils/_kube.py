@@ -50,6 +50,7 @@ PAGE = 500
 TIMEOUT = 60.0
 CONNECT_PATIENCE = 20.0
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 UNREACHABLE = 0
 
 
@@ -254,6 +255,11 @@ class Kube:
         if dry_run:
             query["dryRun"] = "All"
         return self.exchange("PATCH", path, query=query, body=body, content_type=APPLY)
+
+    def patch(self, path: str, body: dict[str, Any], manager: str = MANAGER) -> dict[str, Any]:
+        """Merge into an object; a null removes, and with a resourceVersion it is 409 when the object has changed."""
+        query = {"fieldManager": manager, "fieldValidation": "Strict"}
+        return self.request("PATCH", path, query=query, body=body, content_type=MERGE)
 
     def create(self, path: str, body: dict[str, Any], manager: str = MANAGER, dry_run: bool = False) -> dict[str, Any]:
         """Create in a collection; 409 when the object is there already."""

@@ -1,12 +1,11 @@
 # Copyright (c) TokenLabs platform developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tenants and the Secrets by which the gateway knows them.
+"""What it takes to bring the tenants' keys to their wanted state: a plan, made from what is there. Pure.
 
 This module util is private to the collection: it may change in any way at any time.
 
-One list of what is there, one pure plan, and then as many requests as there are changes. Some rules follow from how
-Authorino keeps keys (a table from the key to the one Secret that it was last seen in):
+Some rules follow from how Authorino keeps keys (a table from the key to the one Secret that it was last seen in):
 
 - A Secret's tier is read when its key becomes known, and not again. So a tier is never changed in place: a new Secret
   with the same key and the new tier takes the key over, and then the old one is deleted.
@@ -16,184 +15,76 @@ Authorino keeps keys (a table from the key to the one Secret that it was last se
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import SHAPE, KeyFileError, KeyFiles, new_key
-from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import MANAGER, Kube, KubeError, in_parallel
+from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import (
+    CURRENT,
+    NEXT,
+    NOTHING,
+    STEM,
+    Stored,
+    digits,
+    stem,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import (
+    DEFAULT_KEY,
+    GONE,
+    PRESENT,
+    SUSPENDED,
+    Key,
+    Tenant,
+    TenantsError,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
+    ACTIVE,
+    REPLACES,
+    STATE_LABEL,
+    USER,
+    Credential,
+    Target,
+    not_adoptable,
+)
 
-PRESENT, SUSPENDED, GONE = "present", "suspended", "absent"
-STATES = (PRESENT, SUSPENDED, GONE)
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-SECRET_NAME = re.compile(r"tenant-(?P<tenant>.+)-[0-9a-f]{10}")
-
-TENANT_LABEL = "tokenlabs.io/tenant"
-STATE_LABEL = "tokenlabs.io/state"
-TIER = "kuadrant.io/groups"
-USER = "secret.kuadrant.io/user-id"
-FINGERPRINT = "tokenlabs.io/fingerprint"
-CREATED = "tokenlabs.io/created-at"
-TOUCHED = "tokenlabs.io/touched-at"
-OURS = {"app.kubernetes.io/managed-by": "tokenlabs", "tokenlabs.io/credential": "api-key"}
-# What an AuthPolicy selects key Secrets by, and what makes Authorino watch them.
-SELECTED = {"app": "token-labs"}
-WATCHED = {"authorino.kuadrant.io/managed-by": "authorino"}
-DATA_KEY = "api_key"
-# Everything in the namespace, so that foreign objects are seen too; but not Helm's, which are many and large.
-NOT_HELM = "type!=helm.sh/release.v1"
-
-ACTIONS = ("created", "updated", "suspended", "resumed", "deleted")
-REPLANS = 3
-
-
-class TenantsError(Exception):
-    """Input with which nothing is begun; all that is wrong with it."""
-
-    def __init__(self, problems: Sequence[str]):
-        super().__init__("; ".join(problems))
-        self.problems = list(problems)
+ACTIONS = ("created", "adopted", "updated", "rotated", "suspended", "resumed", "revoked", "deleted")
 
 
 @dataclass(frozen=True)
-class Tenant:
-    """A tenant as the inventory wants it."""
+class Rules:
+    """How to go about it."""
 
-    name: str
-    tier: str
-    state: str = PRESENT
-
-    @property
-    def label(self) -> str:
-        return "suspended" if self.state == SUSPENDED else "active"
-
-
-@dataclass(frozen=True)
-class Credential:
-    """A Secret as it is in the cluster, as far as it matters here."""
-
-    name: str
-    uid: str
-    version: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    key: str | None = field(default=None, repr=False)
-
-    @property
-    def ours(self) -> bool:
-        return all(self.labels.get(key) == value for key, value in OURS.items()) and bool(self.tenant)
-
-    @property
-    def tenant(self) -> str:
-        """Whose it is: by its name, which nobody can change, or else by what it claims."""
-        match = SECRET_NAME.fullmatch(self.name)
-        return match["tenant"] if match else self.labels.get(TENANT_LABEL) or self.annotations.get(USER) or ""
-
-    @property
-    def opens(self) -> bool:
-        """Whether the gateway lets its key in."""
-        return all(self.labels.get(k) == v for k, v in SELECTED.items()) and self.labels.get(STATE_LABEL) != "suspended"
-
-    @property
-    def tier(self) -> str:
-        return self.annotations.get(TIER, "")
-
-
-def fingerprint(key: str) -> str:
-    """Enough of a hash to tell keys apart, of a key too long to be guessed."""
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()[:8]
-
-
-def secret_name(tenant: str, key: str, tier: str, revision: int = 0) -> str:
-    """The same key in the same tier always has the same name, so that an interrupted change is found again."""
-    digest = hashlib.sha256("\0".join((key, tier, str(revision))).encode()).hexdigest()
-    return f"tenant-{tenant}-{digest[:10]}"
-
-
-def labels_of(tenant: Tenant) -> dict[str, str]:
-    return {**OURS, **SELECTED, **WATCHED, TENANT_LABEL: tenant.name, STATE_LABEL: tenant.label}
-
-
-def annotations_of(tenant: Tenant, key: str) -> dict[str, str]:
-    return {TIER: tenant.tier, USER: tenant.name, FINGERPRINT: fingerprint(key)}
-
-
-def secret(
-    name: str, tenant: Tenant, key: str, created: str, version: str | None = None, touched: str | None = None
-) -> dict[str, Any]:
-    """The whole Secret; an apply that left a part out would remove it."""
-    annotations = {**annotations_of(tenant, key), CREATED: created}
-    metadata: dict[str, Any] = {"name": name, "labels": labels_of(tenant), "annotations": annotations}
-    if touched:
-        annotations[TOUCHED] = touched
-    if version:
-        metadata["resourceVersion"] = version
-    data = {DATA_KEY: base64.b64encode(key.encode()).decode()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
-
-
-def observe(item: Mapping[str, Any]) -> Credential:
-    """What is kept of a Secret from the list."""
-    metadata = item["metadata"]
-    return Credential(
-        metadata["name"],
-        metadata["uid"],
-        metadata["resourceVersion"],
-        metadata.get("labels") or {},
-        {k: v for k, v in (metadata.get("annotations") or {}).items() if k in (TIER, USER, FINGERPRINT, CREATED)},
-        _key((item.get("data") or {}).get(DATA_KEY)),
-    )
-
-
-def _key(encoded: str | None) -> str | None:
-    try:
-        key = base64.b64decode(encoded or "", validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return key if SHAPE.fullmatch(key) else None
-
-
-def desired(entries: Iterable[Mapping[str, Any]], tiers: Collection[str]) -> list[Tenant]:
-    """The tenants of the task, checked; all that is wrong at once."""
-    problems: list[str] = []
-    tenants: list[Tenant] = []
-    for position, entry in enumerate(entries):
-        name, tier, state = entry["name"], entry.get("tier") or "", entry.get("state") or PRESENT
-        where = f"tenants[{position}] ({name})"
-        if not NAME.fullmatch(name):
-            problems.append(f"{where}: the name must be 1 to 63 lower-case letters, digits and inner dashes")
-        if state != GONE and not tier:
-            problems.append(f"{where}: tier is missing")
-        elif state != GONE and tier not in tiers:
-            problems.append(f"{where}: there is no tier {tier}; there are {', '.join(sorted(tiers)) or 'none'}")
-        tenants.append(Tenant(name, tier, state))
-    twice = sorted(name for name, number in Counter(tenant.name for tenant in tenants).items() if number > 1)
-    problems += [f"tenant {name} is listed more than once" for name in twice]
-    if problems:
-        raise TenantsError(problems)
-    return tenants
-
-
-# --- The plan ------------------------------------------------------------------------------------------------------
+    now: datetime
+    grace: timedelta = timedelta(days=7)
+    rotate_before: datetime | None = None
+    adopt: bool = False
+    prune: bool = False
+    prune_max: str = "10%"
 
 
 class Step:
-    """A part of a change that is one request, or one file."""
+    """A part of a change that is one request, or one move of files."""
+
+
+@dataclass(frozen=True)
+class Store(Step):
+    """Write a key to a file; without a key, make one first."""
+
+    stem: str
+    slot: str
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Create(Step):
-    """Make a Secret; without a key, make one first and write it to the tenant's file."""
+    """Make a Secret; without a key, with the one that was made for its file."""
 
-    name: str | None
+    name: str
+    target: Target
     key: str | None = field(default=None, repr=False)
-    created: str | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +92,7 @@ class Write(Step):
     """Bring a Secret's labels and annotations in order, key and tier as they are."""
 
     credential: Credential
+    target: Target
     key: str = field(repr=False)
     touch: bool = False
 
@@ -211,8 +103,25 @@ class Delete(Step):
 
 
 @dataclass(frozen=True)
-class RemoveFile(Step):
-    pass
+class Promote(Step):
+    """Let the file of a key that the cluster has got be the one that counts."""
+
+    stem: str
+
+
+@dataclass(frozen=True)
+class Shelve(Step):
+    """See to it that no file gives this key back."""
+
+    stem: str
+
+
+@dataclass(frozen=True)
+class Forget(Step):
+    """Remove shelved files, by the digits of their keys' fingerprints, or all."""
+
+    stem: str
+    old: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +129,7 @@ class Change:
     """What is to be done for one tenant, in this order."""
 
     tenant: Tenant
-    action: str
+    actions: frozenset[str]
     steps: tuple[Step, ...]
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -230,371 +139,507 @@ class Change:
 class Plan:
     """What is to be done for all of them, and what cannot be done."""
 
+    rules: Rules
     changes: list[Change] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    unlisted_keys: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class KeyFile:
-    """What was found in a tenant's key file."""
-
-    key: str | None = field(default=None, repr=False)
-    trouble: str = ""
-
-    @property
-    def there(self) -> bool:
-        return bool(self.key or self.trouble)
-
-
-NO_FILE = KeyFile()
+    def new_files(self) -> set[str]:
+        """The stems of the files that will be there to be fetched."""
+        return {
+            step.stem
+            for change in self.changes
+            for step in change.steps
+            if (isinstance(step, Store) and step.key is None) or isinstance(step, Promote)
+        }
 
 
 @dataclass
 class Observed:
-    """Everything that the plan is made from, sorted by tenant."""
+    """Everything that the plan is made from, sorted by tenant; files by stem, imported keys by path."""
 
     ours: Mapping[str, Sequence[Credential]]
     foreign: Mapping[str, Sequence[Credential]]
-    names: frozenset[str]
-    holders: Mapping[str, frozenset[str]]
-    files: Mapping[str, KeyFile]
+    names: Collection[str]
+    holders: Mapping[str, Collection[str]]
+    files: Mapping[str, Stored] = field(default_factory=dict)
+    imports: Mapping[str, Stored] = field(default_factory=dict)
+    tenants_with_files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, credentials: Iterable[Credential], files: Mapping[str, KeyFile]) -> Observed:
+    def of(
+        cls,
+        credentials: Iterable[Credential],
+        files: Mapping[str, Stored],
+        imports: Mapping[str, Stored] | None = None,
+        importers: Mapping[str, str] | None = None,
+    ) -> Observed:
+        """`importers` tells which tenant imports a file."""
         ours: dict[str, list[Credential]] = defaultdict(list)
         foreign: dict[str, list[Credential]] = defaultdict(list)
-        holders: dict[str, set[str]] = defaultdict(set)
+        holders = _Holders()
         names: set[str] = set()
         for each in credentials:
             names.add(each.name)
-            (ours if each.ours else foreign)[each.tenant].append(each)
+            whose = each.tenant
+            (ours if each.ours else foreign)[whose].append(each)
             if each.key:
-                holders[each.key].add(f"tenant {each.tenant}" if each.ours else f"the foreign Secret {each.name}")
-        for tenant, file in files.items():
-            if file.key:
-                holders[file.key].add(f"tenant {tenant}")
-        return cls(ours, foreign, frozenset(names), {k: frozenset(v) for k, v in holders.items()}, files)
+                holders.add(each.key, f"tenant {whose}" if each.ours else f"the foreign Secret {each.name}")
+        owners: dict[str, list[str]] = defaultdict(list)
+        for name, stored in files.items():
+            match = STEM.fullmatch(name)
+            owner = match["tenant"] if match else ""
+            owners[owner].append(name)
+            for key in filter(None, (stored.key, stored.successor)):
+                holders.add(key, f"tenant {owner}")
+        for path, imported in (imports or {}).items():
+            if imported.key:
+                holders.add(imported.key, f"tenant {(importers or {})[path]}")
+        return cls(dict(ours), dict(foreign), names, holders.shared, files, imports or {}, dict(owners))
 
 
-def plan(tenants: Sequence[Tenant], observed: Observed, prune: bool = False, prune_max: int = 10) -> Plan:
-    """What it takes to have exactly these tenants. Pure: the same input gives the same answer."""
-    result = Plan()
+class _Holders:
+    """Finds the keys that more than one has."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self.shared: dict[str, set[str]] = {}
+
+    def add(self, key: str, holder: str) -> None:
+        first = self._first.setdefault(key, holder)
+        if first != holder:
+            self.shared.setdefault(key, {first}).add(holder)
+
+
+def plan(tenants: Sequence[Tenant], observed: Observed, rules: Rules) -> Plan:
+    """What it takes to have exactly these tenants. The same input gives the same answer."""
+    result = Plan(rules)
     listed = {tenant.name for tenant in tenants}
     result.unlisted = sorted(set(observed.ours) - listed)
     wanted = list(tenants)
-    if prune:
-        _guard(tenants, result.unlisted, prune_max)
-        left_over = {name for name, file in observed.files.items() if file.there} - listed
+    if rules.prune:
+        left_over = set(observed.tenants_with_files) - listed
         wanted += [Tenant(name, "", GONE) for name in sorted(left_over.union(result.unlisted))]
-        result.unlisted = []
+    hit = set(result.unlisted)
     for tenant in wanted:
-        change, problem = plan_tenant(tenant, observed)
+        each = TenantPlan(tenant, observed, rules)
+        change, problem = each.result()
         if change:
             result.changes.append(change)
         if problem:
             result.problems[tenant.name] = problem
+        result.warnings += each.warnings
+        result.unlisted_keys += [f"{tenant.name}/{key}" for key in each.unlisted]
+        if each.unlisted:
+            hit.add(tenant.name)
+    if rules.prune:
+        _guard(tenants, sorted(hit), len(observed.ours), rules.prune_max)
+        result.unlisted, result.unlisted_keys = [], []
     for name, credentials in sorted(observed.foreign.items()):
-        for each in credentials:
-            if each.opens and each.key:
+        for credential in credentials:
+            adopted = rules.adopt and name in listed and not not_adoptable(credential)
+            if credential.opens and credential.key and not adopted:
                 owner = f" (for tenant {name})" if name else ""
-                result.warnings.append(f"Secret {each.name} lets a key in{owner} and is not managed here")
+                result.warnings.append(f"Secret {credential.name} lets a key in{owner} and is not managed here")
     return result
 
 
-def _guard(tenants: Sequence[Tenant], unlisted: Sequence[str], most: int) -> None:
+def _guard(tenants: Sequence[Tenant], hit: Sequence[str], there: int, limit: str) -> None:
     if not tenants:
         raise TenantsError(["prune is refused: the list of tenants is empty, which would remove all of them"])
-    if len(unlisted) > most:
-        some = ", ".join(unlisted[:10]) + (" ..." if len(unlisted) > 10 else "")
+    most = max(10, math.floor(there * float(limit[:-1]) / 100)) if limit.endswith("%") else int(limit)
+    if len(hit) > most:
+        some = ", ".join(hit[:10]) + (" ..." if len(hit) > 10 else "")
         raise TenantsError(
-            [f"prune is refused: it would remove {len(unlisted)} tenants ({some}), and prune_max allows {most}"]
+            [
+                f"prune is refused: it would remove {len(hit)} tenants, or keys of them ({some}), and prune_max allows "
+                f"{most}: put back what is missing from the list, or allow more"
+            ]
         )
-
-
-def plan_tenant(tenant: Tenant, observed: Observed) -> tuple[Change | None, str]:
-    """One tenant's change, and what is in the way of it (both can be: what takes access away is never held up)."""
-    ours = sorted(observed.ours.get(tenant.name, ()), key=lambda each: each.name)
-    foreign = observed.foreign.get(tenant.name, ())
-    file = observed.files.get(tenant.name, NO_FILE)
-    problem = ""
-    loose = [each.name for each in foreign if each.opens and each.key]
-    if tenant.state != PRESENT and loose:
-        problem = f"Secret {', '.join(loose)} still lets this tenant in and is not managed here: delete it"
-    if tenant.state == GONE:
-        steps: list[Step] = [Delete(each) for each in ours]
-        if file.there:
-            steps.append(RemoveFile())
-        return _change(tenant, "deleted", steps, ours), problem
-    by_key: dict[str, list[Credential]] = defaultdict(list)
-    for each in ours:
-        if each.key:
-            by_key[each.key].append(each)
-    keys = set(by_key) | ({file.key} if file.key else set())
-    own = {f"tenant {tenant.name}", *(f"the foreign Secret {each.name}" for each in foreign)}
-    others = sorted({holder for key in keys for holder in observed.holders.get(key, ())} - own)
-    if others:
-        problem = problem or f"its key is also that of {', '.join(others)}: remove one of them"
-        if tenant.state == PRESENT:
-            return None, problem
-    if not by_key:
-        return _plan_first(tenant, observed, ours, foreign, file, problem)
-    if file.trouble:
-        problem = problem or file.trouble
-    elif file.key and file.key not in by_key:
-        problem = problem or "the key file holds another key than the cluster: remove the file, or the Secret"
-    return _plan_keys(tenant, observed, ours, by_key), problem
-
-
-def _plan_first(
-    tenant: Tenant,
-    observed: Observed,
-    ours: Sequence[Credential],
-    foreign: Sequence[Credential],
-    file: KeyFile,
-    problem: str,
-) -> tuple[Change | None, str]:
-    """A tenant without a key that works. A second key is never made while there may be a first one."""
-    if problem:
-        return None, problem
-    if foreign:
-        names = ", ".join(each.name for each in foreign)
-        return None, f"Secret {names} is this tenant's by name but not managed here: restore its labels, or delete it"
-    if file.trouble:
-        return None, file.trouble
-    if ours and not file.key:
-        names = ", ".join(each.name for each in ours)
-        return (
-            None,
-            f"Secret {names} holds no key any more, nor is there a key file: delete the Secret to have a new key made",
-        )
-    name = _free_name(tenant, file.key, observed.names) if file.key else None
-    steps: list[Step] = [Create(name, file.key), *map(Delete, ours)]
-    return _change(tenant, "created", steps, ours), ""
-
-
-def _plan_keys(
-    tenant: Tenant, observed: Observed, ours: Sequence[Credential], by_key: Mapping[str, Sequence[Credential]]
-) -> Change | None:
-    steps: list[Step] = []
-    for key, credentials in by_key.items():
-        right = [each for each in credentials if (each.tier, each.annotations.get(USER)) == (tenant.tier, tenant.name)]
-        if right:
-            # The newest one, which most likely holds the key.
-            kept = max(right, key=lambda each: (int(each.version) if each.version.isdigit() else 0, each.name))
-            others = [each for each in credentials if each is not kept]
-            if others or not _in_order(kept, tenant, key):
-                steps.append(Write(kept, key, touch=bool(others)))
-        else:
-            others = list(credentials)
-            created = min((each.annotations[CREATED] for each in others if CREATED in each.annotations), default=None)
-            steps.append(Create(_free_name(tenant, key, observed.names), key, created))
-        steps += map(Delete, others)
-    # Without a key they are of no use, and no danger.
-    steps += [Delete(each) for each in ours if not each.key]
-    states = {each.labels.get(STATE_LABEL) for each in ours if each.key}
-    action = "updated"
-    if tenant.label not in states:
-        action = "suspended" if tenant.state == SUSPENDED else "resumed"
-    return _change(tenant, action, steps, ours)
-
-
-def _in_order(credential: Credential, tenant: Tenant, key: str) -> bool:
-    wanted = annotations_of(tenant, key)
-    return (
-        all(credential.labels.get(name) == value for name, value in labels_of(tenant).items())
-        and all(credential.annotations.get(name) == value for name, value in wanted.items())
-        and CREATED in credential.annotations
-    )
-
-
-def _makes_key(step: Step) -> bool:
-    return isinstance(step, Create) and step.key is None
-
-
-def _free_name(tenant: Tenant, key: str, taken: Collection[str]) -> str:
-    revision = 0
-    while (name := secret_name(tenant.name, key, tenant.tier, revision)) in taken:
-        revision += 1
-    return name
-
-
-def _change(tenant: Tenant, action: str, steps: Sequence[Step], ours: Sequence[Credential]) -> Change | None:
-    if not steps:
-        return None
-    before = tuple(_line(each.tier, each.labels.get(STATE_LABEL, ""), each.key) for each in ours)
-    after: list[str] = []
-    if tenant.state != GONE:
-        kept: set[str | None] = {each.key for each in ours if each.key}
-        kept |= {step.key for step in steps if isinstance(step, Create)}
-        after = [_line(tenant.tier, tenant.label, key, "new") for key in sorted(kept, key=lambda key: key or "")]
-    return Change(tenant, action, tuple(steps), before, tuple(after))
-
-
-def _line(tier: str, state: str, key: str | None, without: str = "none") -> str:
-    return f"tier {tier or 'none'}, {state or 'no state'}, key {fingerprint(key) if key else without}"
-
-
-# --- Doing it ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Result:
-    """What was done, by names."""
+class Live:
+    """A key in the cluster: one, whatever the number of its Secrets."""
 
-    changes: list[Change] = field(default_factory=list)
-    problems: dict[str, str] = field(default_factory=dict)
+    key: str
+    name: str
+    credentials: list[Credential]
 
-    def names(self, action: str) -> list[str]:
-        return sorted(change.tenant.name for change in self.changes if change.action == action)
+    @property
+    def newest(self) -> Credential:
+        return max(self.credentials, key=lambda each: (each.ours, each.age))
+
+    @property
+    def generation(self) -> int:
+        return max(each.generation for each in self.credentials)
+
+    @property
+    def created(self) -> datetime | None:
+        return min((each.created for each in self.credentials if each.created), default=None)
+
+    @property
+    def retires(self) -> datetime | None:
+        return self.newest.retires
+
+    @property
+    def replaces(self) -> list[str]:
+        return [each for each in self.newest.annotations.get(REPLACES, "").split(",") if each]
+
+    @property
+    def active(self) -> bool:
+        return any(each.labels.get(STATE_LABEL) == ACTIVE or not each.ours for each in self.credentials)
 
 
-class Keeper:
-    """Reads a namespace's tenants, and carries out a plan."""
+class TenantPlan:
+    """One tenant's change, and what is in the way of it (both can be: what takes access away is never held up)."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        namespace: str,
-        files: KeyFiles,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ):
-        self._kube = kube
-        self._collection = f"/api/v1/namespaces/{namespace}/secrets"
-        self._files = files
-        self._now = now
-        self._fresh: dict[str, str] = {}
+    def __init__(self, tenant: Tenant, observed: Observed, rules: Rules):
+        self._tenant, self._observed, self._rules = tenant, observed, rules
+        self._stems = sorted(observed.tenants_with_files.get(tenant.name, ()))
+        foreign = observed.foreign.get(tenant.name, ())
+        self._ours = sorted(observed.ours.get(tenant.name, ()), key=lambda each: each.name)
+        self._adopted = [each for each in foreign if rules.adopt and not not_adoptable(each)]
+        self._foreign = [each for each in foreign if each not in self._adopted]
+        self._lives = self._find_lives()
+        self._made: list[Step] = []
+        self._written: list[Step] = []
+        self._removed: list[Step] = []
+        self._actions: set[str] = set()
+        self._after: list[str] = []
+        self._taken: set[str] = set()
+        self._problem = ""
+        self._files_only: list[str] = []
+        self.warnings: list[str] = []
+        self.unlisted: list[str] = []
 
-    def observe(self) -> Observed:
-        """One list of the namespace, and the key files."""
-        credentials = self._kube.list(self._collection, field_selector=NOT_HELM, each=observe)
-        there = self._files.tenants() if self._files.check() else set()
-        return Observed.of(credentials, {name: self._file(name) for name in sorted(there)})
+    def result(self) -> tuple[Change | None, str]:
+        loose = [each.name for each in self._foreign if each.opens and each.key]
+        if self._tenant.state != PRESENT and loose:
+            self._problem = f"Secret {', '.join(loose)} still lets this tenant in and is not managed here: delete it"
+        if self._tenant.state == GONE:
+            return self._remove_all(), self._problem
+        others = self._other_owners()
+        if others:
+            self._problem = self._problem or f"its key is also that of {', '.join(others)}: remove one of them"
+            if self._tenant.state == PRESENT:
+                return None, self._problem
+        if not self._lives and (obstacle := self._obstacle()):
+            return None, self._problem or obstacle
+        wanted = self._tenant.keys if self._tenant.keys is not None else (Key(),)
+        for key in wanted:
+            self._plan_key(key)
+        for name in sorted({live.name for live in self._lives} - {key.name for key in wanted}):
+            self._plan_unlisted(name)
+        # Without a key they are of no use, and no danger.
+        self._removed += [Delete(each) for each in self._ours if not each.key]
+        return self._change(), self._problem
 
-    def _file(self, tenant: str) -> KeyFile:
-        try:
-            return KeyFile(self._files.read(tenant))
-        except KeyFileError as error:
-            return KeyFile(trouble=str(error))
+    # --- What is there ---------------------------------------------------------------------------------------------
 
-    def carry_out(self, planned: Plan, observed: Observed) -> Result:
-        """Do everything; a tenant that fails does not hold up the others."""
-        result = Result(problems=dict(planned.problems))
-        changes = self._write_files(planned.changes, result)
-        for outcome in in_parallel(lambda change: self._reconcile(change, observed), changes, self._kube.workers):
-            name = outcome.item.tenant.name
-            if outcome.error is not None:
-                result.problems[name] = str(outcome.error)
-            elif not outcome.tried:
-                result.problems[name] = "not tried, because of another failure"
-            elif outcome.result is not None:
-                done, problem = outcome.result
-                if done:
-                    result.changes.append(done)
-                if problem:
-                    result.problems[name] = problem
-        for tenant in list(self._fresh):
-            # Never sent to the server.
-            self._files.remove(tenant)
-        return result
+    def _find_lives(self) -> list[Live]:
+        by_key: dict[str, list[Credential]] = defaultdict(list)
+        for each in [*self._ours, *self._adopted]:
+            if each.key:
+                by_key[each.key].append(each)
+        lives: list[Live] = []
+        unnamed: list[tuple[str, list[Credential]]] = []
+        for key, credentials in by_key.items():
+            named = [each.key_name for each in credentials if each.ours and each.key_name]
+            named += [each.key_name for each in credentials if each.key_name]
+            if named:
+                lives.append(Live(key, str(named[0]), credentials))
+            else:
+                unnamed.append((key, credentials))
+        for key, credentials in unnamed:
+            taken = {live.name for live in lives}
+            lives.append(Live(key, self._name_of(credentials[0], key, taken), credentials))
+        return lives
 
-    def _write_files(self, changes: Sequence[Change], result: Result) -> list[Change]:
-        """Make all new keys and have them on the disk before the first one is sent; the changes that can go on."""
-        new = [change.tenant.name for change in changes if any(_makes_key(step) for step in change.steps)]
-        if new:
-            self._files.make()
-            self._fresh = {name: new_key() for name in new}
-            for name, error in self._files.write_all(self._fresh).items():
-                del self._fresh[name]
-                result.problems[name] = str(error)
-        return [change for change in changes if change.tenant.name not in new or change.tenant.name in self._fresh]
+    def _name_of(self, credential: Credential, key: str, taken: Collection[str]) -> str:
+        """What a key is called that was made by hand."""
+        if DEFAULT_KEY not in taken:
+            return DEFAULT_KEY
+        own = STEM.fullmatch(f"{self._tenant.name}.{credential.name.removeprefix(f'tenant-{self._tenant.name}-')}")
+        return own["key"] if own and own["key"] not in taken else f"adopted-{digits(key)}"
 
-    def _reconcile(self, change: Change, observed: Observed) -> tuple[Change | None, str]:
-        """Carry out one change; when somebody else was faster, look again and plan anew."""
-        problem = ""
-        done: Change | None = change
-        for left in reversed(range(REPLANS)):
-            try:
-                for step in change.steps:
-                    self._step(change.tenant, step)
-                return done, problem
-            except (KeyFileError, OSError) as error:
-                return None, str(error)
-            except KubeError as error:
-                if error.status != 409 or not left:
-                    raise self._without_keys(error, change) from None
-            again, problem = plan_tenant(change.tenant, self._look_again(change.tenant, observed))
-            if again is None:
-                return None, problem
-            change = done = again
-        raise AssertionError("unreachable")
+    def _stored(self, key_name: str) -> Stored:
+        return self._observed.files.get(stem(self._tenant.name, key_name), NOTHING)
 
-    def _look_again(self, tenant: Tenant, observed: Observed) -> Observed:
-        found = self._kube.list(self._collection, f"{TENANT_LABEL}={tenant.name}", each=observe)
-        # One that has lost the label meanwhile must not be taken for gone: that would make a second key.
-        seen = {each.name for each in found}
-        known = [*observed.ours.get(tenant.name, ()), *observed.foreign.get(tenant.name, ())]
-        for name in {each.name for each in known} - seen:
-            live = self._kube.get(f"{self._collection}/{name}")
-            if live:
-                found.append(observe(live))
-        fresh = Observed.of(found, {tenant.name: self._file(tenant.name)})
-        names = observed.names | {each.name for each in found}
-        return Observed(fresh.ours, fresh.foreign, names, observed.holders, fresh.files)
+    def _imported(self, key: Key) -> Stored:
+        return self._observed.imports.get(key.key_file, NOTHING) if key.key_file else NOTHING
 
-    def _step(self, tenant: Tenant, step: Step) -> None:
-        if isinstance(step, Create):
-            self._create(tenant, step)
-        elif isinstance(step, Write):
-            old = step.credential
-            touched = self._time() if step.touch else None
-            created = old.annotations.get(CREATED) or self._time()
-            body = secret(old.name, tenant, step.key, created, old.version, touched)
-            self._kube.apply(f"{self._collection}/{old.name}", body, MANAGER)
-        elif isinstance(step, Delete):
-            gone = step.credential
-            self._kube.delete(f"{self._collection}/{gone.name}", gone.uid, gone.version)
-        elif isinstance(step, RemoveFile):
-            self._files.remove(tenant.name)
+    def _other_owners(self) -> list[str]:
+        keys = {live.key for live in self._lives}
+        for name in self._stems:
+            stored = self._observed.files[name]
+            keys |= {each for each in (stored.key, stored.successor) if each}
+        keys |= {each for key in self._tenant.keys or () if (each := self._imported(key).key)}
+        own = {f"tenant {self._tenant.name}"}
+        own |= {f"the foreign Secret {each.name}" for each in (*self._foreign, *self._adopted)}
+        return sorted({holder for key in keys for holder in self._observed.holders.get(key, ())} - own)
 
-    def _create(self, tenant: Tenant, step: Create) -> None:
-        key, name = step.key, step.name
-        if key is None:
-            key = self._fresh.pop(tenant.name, None)
-        if key is None:
-            key = new_key()
-            self._files.write(tenant.name, key)
-        if name is None:
-            name = secret_name(tenant.name, key, tenant.tier)
-        body = secret(name, tenant, key, step.created or self._time())
-        try:
-            # A plain creation: it is much cheaper for the server than an apply, and cannot overwrite what has appeared
-            # under this name meanwhile.
-            self._kube.create(self._collection, body, MANAGER)
-        except KubeError as error:
-            if error.reason == "AlreadyExists" and self._is_made(name, body):
+    def _obstacle(self) -> str:
+        """Why a tenant gets no first key. A second one is never made while there may be a first one."""
+        if self._foreign:
+            reasons = [f"Secret {each.name} {self._why(each)}" for each in self._foreign]
+            return "; ".join(reasons)
+        if self._ours and not any(self._observed.files[name].key for name in self._stems):
+            names = ", ".join(each.name for each in self._ours)
+            return (
+                f"Secret {names} holds no key any more, nor is there a key file: "
+                "delete the Secret to have a new key made"
+            )
+        return ""
+
+    def _why(self, credential: Credential) -> str:
+        if self._rules.adopt:
+            return f"is this tenant's but cannot be adopted: it {not_adoptable(credential)}: delete it"
+        return "is this tenant's by name but not managed here: adopt it, or delete it"
+
+    # --- One key ---------------------------------------------------------------------------------------------------
+
+    def _plan_key(self, key: Key) -> None:
+        lives = [live for live in self._lives if live.name == key.name]
+        if key.state == GONE:
+            self._revoke(key.name, lives)
+            return
+        stored, imported = self._stored(key.name), self._imported(key)
+        if stored.trouble:
+            self._problem = self._problem or stored.trouble
+        staying = _staying(lives, imported)
+        due = self._due(key, staying[0], imported) if staying else None
+        if not staying:
+            self._first(key, stored, imported, {live.key for live in lives})
+        elif due is not None:
+            self._rotate(key, staying, stored, imported, due)
+            staying = []
+        self._keep(key, lives, staying, stored)
+
+    def _keep(self, key: Key, lives: Sequence[Live], staying: Sequence[Live], stored: Stored) -> None:
+        """Have the keys that stay as they shall be, and let the others go in their time."""
+        for live in staying:
+            self._ensure(live, self._target(key, live))
+        if staying:
+            self._settle(key.name, stored, staying[0], lives)
+        for live in lives:
+            if live not in staying:
+                self._retire(key, live)
+        self._clean(key.name, stored, lives)
+
+    def _target(self, key: Key, live: Live | None, generation: int = 1, **more: Any) -> Target:
+        tenant, now = self._tenant, self._rules.now
+        expires = min((each for each in (tenant.expires, key.expires) if each), default=None)
+        active = SUSPENDED not in (tenant.state, key.state) and not (expires and expires <= now)
+        if live:
+            generation = live.generation
+            more = {"created": live.created, "replaces": ",".join(live.replaces), **more}
+        return Target(tenant, key.name, active, generation, expires=expires, **more)
+
+    def _first(self, key: Key, stored: Stored, imported: Stored, leaving: Collection[str]) -> None:
+        """A key of a name that has none that counts: imported, found in its file, or made."""
+        if self._problem:
+            return
+        rotate = key.rotate or self._tenant.rotate
+        target = self._target(key, None, rotate if isinstance(rotate, int) else 1)
+        if target.expires and target.expires <= self._rules.now:
+            return
+        name = stem(self._tenant.name, key.name)
+        kept = [each for each in (stored.key, stored.successor) if each and each not in leaving]
+        if key.key_file and not kept:
+            if imported.key is None:
+                self._problem = self._problem or imported.trouble or f"{key.key_file}, its key_file, is not there"
                 return
-            # Only when the server has surely not taken the key; else the next run finds it in the file.
-            if step.key is None and error.definite:
-                self._files.remove(tenant.name)
-            raise
+            self._made.append(Store(name, NEXT if stored.key else CURRENT, imported.key))
+            self._create(target, imported.key)
+            if stored.key:
+                self._made.append(Promote(name))
+        elif key.key_file and imported.key not in (None, kept[0]):
+            self._problem = self._problem or f"the key file {name}{CURRENT} holds another key than {key.key_file}"
+            return
+        elif kept:
+            self._create(target, kept[0])
+            if kept[0] == stored.successor:
+                self._made.append(Promote(name))
+        else:
+            self._made.append(Store(name, NEXT if stored.key else CURRENT))
+            self._create(target, None)
+            if stored.key:
+                self._made.append(Promote(name))
+        self._actions.add("created")
 
-    def _is_made(self, name: str, body: Mapping[str, Any]) -> bool:
-        """Whether this very Secret is there: when an answer is lost, the client asks again."""
-        live = self._kube.get(f"{self._collection}/{name}")
-        return live is not None and live.get("data") == body["data"] and observe(live).ours
+    def _due(self, key: Key, current: Live, imported: Stored) -> int | None:
+        """The generation of the key to replace the current one with; None when it is to stay."""
+        rules, rotate = self._rules, key.rotate or self._tenant.rotate
+        before = rules.rotate_before
+        if key.key_file:
+            if before and not (current.created and current.created >= before):
+                self.warnings.append(
+                    f"the key {key.name} of tenant {self._tenant.name} was imported: put a new one into {key.key_file}"
+                )
+            return current.generation + 1 if imported.key not in (None, current.key) else None
+        if isinstance(rotate, int):
+            if rotate > current.generation:
+                return rotate
+        elif rotate and rotate <= rules.now and not (current.created and current.created >= rotate):
+            return current.generation
+        if before and before <= rules.now and not (current.created and current.created >= before):
+            return current.generation
+        return None
 
-    def _time(self) -> str:
-        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _rotate(self, key: Key, old: Sequence[Live], stored: Stored, imported: Stored, generation: int) -> None:
+        name = stem(self._tenant.name, key.name)
+        known = {live.key for live in self._lives}
+        successor = stored.successor if stored.successor not in known else None
+        if imported.key or successor is None:
+            successor = imported.key
+            self._made.append(Store(name, NEXT, successor))
+        replaces = ",".join(sorted(digits(live.key) for live in old))
+        self._create(self._target(key, None, generation, replaces=replaces), successor)
+        self._made.append(Promote(name))
+        self._actions.add("rotated")
+
+    def _retire(self, key: Key, live: Live) -> None:
+        """A key on its way out: let in until its time has come."""
+        name, rules = stem(self._tenant.name, key.name), self._rules
+        retires = live.retires or rules.now + rules.grace
+        if rules.rotate_before and not (live.created and live.created >= rules.rotate_before):
+            # Asked for explicitly, so the grace that is asked for counts, not the one of an earlier rotation.
+            retires = min(retires, rules.now + rules.grace)
+        if retires > rules.now:
+            if live.retires is None:
+                self._actions.add("rotated")
+            self._ensure(live, self._target(key, live, retires=retires))
+            return
+        if live.retires is not None:
+            self._actions.add("revoked")
+        if self._stored(key.name).key == live.key and Promote(name) not in self._made:
+            self._made.append(Shelve(name))
+        self._removed += [*map(Delete, live.credentials), Forget(name, (digits(live.key),))]
+
+    def _settle(self, key_name: str, stored: Stored, current: Live, lives: Sequence[Live]) -> None:
+        """The files of a key that stays; after an interruption, they may be behind the cluster."""
+        if stored.successor == current.key:
+            self._made.append(Promote(stem(self._tenant.name, key_name)))
+            self._files_only.append(f"key {key_name} sha256:{digits(current.key)} is not in its file")
+        elif stored.key and stored.key not in {live.key for live in lives}:
+            self._problem = self._problem or (
+                "the key file holds another key than the cluster: remove the file, or the Secret"
+            )
+        elif stored.key is None and not stored.trouble:
+            name, own = stem(self._tenant.name, key_name), digits(current.key)
+            if own in stored.old:
+                # It was to go, and stays after all.
+                self._made.append(Store(name, CURRENT, current.key))
+                self._removed.append(Forget(name, (own,)))
+                self._files_only.append(f"key {key_name} sha256:{own} is not in its file")
+            elif self._is_adopted(current):
+                self._made.insert(0, Store(name, CURRENT, current.key))
 
     @staticmethod
-    def _without_keys(error: KubeError, change: Change) -> KubeError:
-        text = error.message
-        keys = [step.key for step in change.steps if isinstance(step, Create) and step.key]
-        keys += [
-            step.credential.key for step in change.steps if isinstance(step, (Write, Delete)) and step.credential.key
-        ]
-        for key in keys:
-            text = text.replace(key, "(hidden)").replace(base64.b64encode(key.encode()).decode(), "(hidden)")
-        return KubeError(error.status, error.reason, text, error.target)
+    def _is_adopted(live: Live) -> bool:
+        return not any(each.ours for each in live.credentials)
+
+    def _clean(self, key_name: str, stored: Stored, lives: Sequence[Live]) -> None:
+        gone = sorted(stored.old - {digits(live.key) for live in lives})
+        if gone:
+            self._removed.append(Forget(stem(self._tenant.name, key_name), tuple(gone)))
+            self._actions.add("revoked")
+            self._files_only += [f"key {key_name} sha256:{each} is left over in a file" for each in gone]
+
+    def _plan_unlisted(self, name: str) -> None:
+        lives = [live for live in self._lives if live.name == name]
+        if self._tenant.keys is not None:
+            self.unlisted.append(name)
+            if self._rules.prune:
+                self._revoke(name, lives)
+                return
+        self._keep(Key(name), lives, _staying(lives, NOTHING), self._stored(name))
+
+    def _revoke(self, key_name: str, lives: Sequence[Live]) -> None:
+        name = stem(self._tenant.name, key_name)
+        stored = self._stored(key_name)
+        if not lives and stored == NOTHING:
+            return
+        self._made.append(Shelve(name))
+        self._removed += [*(Delete(each) for live in lives for each in live.credentials), Forget(name)]
+        if not lives:
+            self._files_only.append(f"key {key_name} is left over in a file")
+        self._actions.add("revoked")
+
+    def _remove_all(self) -> Change | None:
+        secrets = [*self._ours, *self._adopted]
+        self._made = [Shelve(name) for name in self._stems]
+        self._removed = [*map(Delete, secrets), *(Forget(name) for name in self._stems)]
+        self._files_only = [f"key file {name}" for name in self._stems]
+        self._actions = {"deleted"}
+        return self._change()
+
+    # --- Secrets ---------------------------------------------------------------------------------------------------
+
+    def _ensure(self, live: Live, target: Target) -> None:
+        """Have exactly one Secret of this key, as it shall be."""
+        now, key = self._rules.now, live.key
+        wanted = (self._tenant.tier, self._tenant.name)
+        right = [each for each in live.credentials if each.ours and (each.tier, each.annotations.get(USER)) == wanted]
+        kept = max(right, key=lambda each: each.age, default=None)
+        others = [each for each in live.credentials if each is not kept]
+        self._after.append(target.describe(key))
+        if kept is None:
+            self._create(target, key, told=True)
+        elif others or not target.met_by(kept, key, now):
+            self._written.append(Write(kept, target, key, touch=bool(others)))
+        else:
+            return
+        self._removed += map(Delete, others)
+        if self._is_adopted(live):
+            self._actions.add("adopted")
+        elif live.active != target.active:
+            self._actions.add("resumed" if target.active else "suspended")
+        elif target.retires == live.retires:
+            self._actions.add("updated")
+
+    def _create(self, target: Target, key: str | None, told: bool = False) -> None:
+        revision = 0
+        taken = self._observed.names
+        while (name := target.name(revision)) in taken or name in self._taken:
+            revision += 1
+        self._taken.add(name)
+        self._made.append(Create(name, target, key))
+        if not told:
+            self._after.append(target.describe(key))
+
+    def _change(self) -> Change | None:
+        steps = (*self._made, *self._written, *self._removed)
+        if not steps:
+            return None
+        before = [each.describe() for each in (*self._ours, *self._adopted)]
+        actions = self._actions or {"updated"}
+        if not any(isinstance(step, (Create, Write, Delete)) for step in steps):
+            before += self._files_only
+        return Change(self._tenant, frozenset(actions), steps, tuple(sorted(before)), tuple(sorted(self._after)))
+
+
+def _staying(lives: Sequence[Live], imported: Stored) -> list[Live]:
+    """The keys of one name that are not on their way out, the one that counts first.
+
+    There are several only where somebody has made another by hand: that one is not dropped on a guess.
+    """
+    chosen = next((live for live in lives if live.key == imported.key), None)
+    if chosen and chosen.retires:
+        # Imported again, while on its way out: it takes back its place.
+        return [chosen]
+    replaced = {each for live in lives if live.retires is None for each in live.replaces}
+    staying = [live for live in lives if live.retires is None and (digits(live.key) not in replaced or live is chosen)]
+    return sorted(staying, key=lambda live: (live is chosen, _precedence(live)), reverse=True)
+
+
+def _precedence(live: Live) -> tuple[int, str, str]:
+    return live.generation, str(live.created or ""), live.key
+
+
+def tenant_change(tenant: Tenant, observed: Observed, rules: Rules) -> tuple[Change | None, str]:
+    """One tenant's part of the plan, to look at it again."""
+    return TenantPlan(tenant, observed, replace(rules)).result()

@@ -29,9 +29,14 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
     path_text,
     quoted,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import (
+    LABEL,
+    LABEL_FORM,
+    TENANT,
+    Share,
+    Span,
+)
 
-LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-LABEL_FORM = "lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"
 # Longest name of a model: "pool-" + name must fit into the 40 characters after which the inferencepool chart cuts.
 MODEL_NAME_LIMIT = 35
 # An HTTPRoute has at most 16 rules, and the AI gateway adds one to those of the models.
@@ -242,15 +247,6 @@ TIER = Record(
 TIER_NAME = Text(
     r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", "lower-case letters, digits and dashes, at most 32, a letter first"
 )
-TENANT = Record(
-    {
-        "name": Text(LABEL, LABEL_FORM),
-        "tier": Text(),
-        "state": Text(choices=("present", "suspended", "absent")),
-    },
-    required=("name", "tier"),
-    hints={"key": "keys are made by the platform, never written down here", "api_key": "keys are made by the platform"},
-)
 
 
 @dataclass(frozen=True)
@@ -359,8 +355,13 @@ SHARED: dict[str, Any] = {
     "tokenlabs_gpu_toolkit": Text(choices=("host", "operator")),
     "tokenlabs_gpu_cdi": Flag(),
     "tokenlabs_kubeconfig": Text(r"/.+", "an absolute path"),
+    "tokenlabs_tenants_files": Items(Text(), filled=True, example="[tenants.csv]"),
+    "tokenlabs_adopt": Flag(),
     "tokenlabs_keys_dir": Text(),
+    "tokenlabs_keys_grace": Span(),
+    "tokenlabs_keys_recipient": Text(r"age1[a-z0-9]{58}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( .*)?", "a recipient of age"),
     "tokenlabs_prune": Flag(),
+    "tokenlabs_prune_max": Share(),
     "tokenlabs_no_log": Flag(),
 }
 

@@ -11,12 +11,15 @@ short_description: Bring the API keys of all tenants to their wanted state
 description:
   - Makes, changes and removes the Secrets by which the gateway knows its tenants, thousands in one task. The Secrets
     of the namespace are listed once, in pages. Beyond that, there are only as many requests as there are changes.
-  - A new tenant's key is made inside the module. It is written to a file of its own before the cluster gets it, and
-    is never printed or returned. A file is only ever made once, and a tenant whose Secret has been lost is given back
-    the key in its file.
+  - New keys are made inside the module. A key is written to a file before the cluster gets it, and is never printed or
+    returned. Whenever the module is interrupted, the next run finishes what was begun.
   - A change of tier takes effect at once and keeps the key. A new Secret takes the key over, then the old one is
     deleted.
+  - A rotated key is let in beside the new one until O(grace) is over.
+  - What is due by date (the end of a grace, an expiry) is done by the first run after that date. Between runs, nothing
+    happens.
   - A tenant that fails does not hold up the others. All failures are reported together at the end.
+  - Of two runs with one O(key_dir), the second waits for the first, and gives up after two minutes.
 version_added: 0.1.0
 author:
   - TokenLabs platform developers (@tokenlabs)
@@ -55,11 +58,66 @@ options:
         type: str
       state:
         description:
-          - V(present) lets the tenant in. V(suspended) keeps its key, but does not let it in. V(absent) removes its
-            key, the key file included.
+          - V(present) lets the tenant in. V(suspended) keeps its keys, but does not let them in. V(absent) removes all
+            its keys, the key files included.
         type: str
         choices: [present, suspended, absent]
         default: present
+      keys:
+        description:
+          - The tenant's keys. Without this list, there is one with the name V(default), and other keys that the tenant
+            has are left alone.
+          - A key that is in the cluster and not in the list is left alone, unless O(prune=true).
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description:
+              - What the key is called among those of the tenant, such as V(ci). Up to 32 lower-case letters, digits
+                and inner dashes.
+            type: str
+            required: true
+          state:
+            description:
+              - V(present) lets the key in, V(suspended) keeps it out, V(absent) revokes it.
+            type: str
+            choices: [present, suspended, absent]
+            default: present
+          expires:
+            description:
+              - As O(tenants[].expires), for this key alone. The earlier one counts.
+            type: str
+          rotate:
+            description:
+              - As O(tenants[].rotate), for this key instead of that.
+            type: raw
+          key_file:
+            description:
+              - A file on the host that the task runs on, which holds the key to use. It must belong to the user of the
+                task and be closed to others.
+              - When the file holds another key than the cluster, that is a rotation to this key. Once the key is in the
+                cluster, the file may be removed.
+            type: path
+      expires:
+        description:
+          - From this moment on, the tenant is treated as suspended. Either a date such as V(2027-01-31), which begins
+            at midnight UTC, or a time such as V(2027-01-31T18:00Z).
+        type: str
+      rotate:
+        description:
+          - When to replace the keys. A number is a generation, which is 1 at first. Raising it replaces every key of an
+            earlier generation, once.
+          - A date or time replaces every key that is older, as soon as the moment has come.
+        type: raw
+      contact:
+        description:
+          - Whom to ask, kept as an annotation.
+        type: str
+      metadata:
+        description:
+          - Anything else to keep as annotations, by names such as V(customer-number). Everyone who may read Secrets can
+            read it.
+        type: dict
   tiers:
     description:
       - The names of the tiers that there are.
@@ -74,22 +132,43 @@ options:
   key_dir:
     description:
       - The directory of the key files, on the host that the task runs on. It is made with mode V(0700) if need be,
-        and refused when others can get into it. A tenant's key is in C(NAME.key), which has mode V(0600).
-      - A file that has not been fetched yet is marked by an empty file of the tenant's name in the directory
-        C(.pending). Remove that directory after fetching.
+        and refused when others can get into it.
+      - The key V(default) of a tenant is in C(TENANT.key), another one in C(TENANT.KEY.key), each with mode V(0600).
+        The file of a rotated key is kept as C(*.old) until the key is gone.
+      - A file that has not been fetched yet is marked in the directory C(.pending); M(tokenlabs.platform.fetch_keys)
+        takes the mark away.
     type: path
     required: true
+  grace:
+    description:
+      - How long a rotated key is still let in, such as V(7d), V(36h) or V(0).
+    type: str
+    default: 7d
+  rotate_before:
+    description:
+      - Replace every key of O(tenants) that was made before this date or time, too. Keys with a
+        O(tenants[].keys[].key_file) are left alone with a warning.
+    type: str
+  adopt:
+    description:
+      - Take over Secrets of tenants in O(tenants) that were made by hand, as C(tenant-NAME) or with the annotation
+        C(secret.kuadrant.io/user-id). The tenant keeps the key. Its first Secret becomes the key V(default).
+      - Without it, such a Secret stops its tenant with an error.
+    type: bool
+    default: false
   prune:
     description:
-      - Remove tenants that are in the cluster and not in O(tenants).
+      - Remove tenants that are in the cluster and not in O(tenants), and keys that are not in their tenant's
+        O(tenants[].keys).
       - Refused when O(tenants) is empty.
     type: bool
     default: false
   prune_max:
     description:
-      - The most tenants that O(prune) may remove in one run. With more, nothing at all is done.
-    type: int
-    default: 10
+      - Of how many tenants O(prune) may remove anything in one run. With more, nothing at all is done.
+      - A number, or a part of the tenants in the cluster such as V(10%), which is never less than 10.
+    type: str
+    default: 10%
   workers:
     description:
       - How many requests are under way at a time.
@@ -106,40 +185,73 @@ EXAMPLES = r"""
     tenants:
       - name: acme
         tier: pro
+        expires: 2027-06-30
+        keys:
+          - name: default
+          - name: ci
+            rotate: 2
       - name: initech
         tier: free
         state: suspended
       - name: hooli
         state: absent
+
+- name: Replace the keys of one tenant that are older than today, at once
+  tokenlabs.platform.tenants:
+    key_dir: /var/lib/tokenlabs/keys
+    tiers: [free, pro]
+    tenants:
+      - name: acme
+        tier: pro
+    rotate_before: "{{ now(utc=true).date() }}"
+    grace: "0"
 """
 
 RETURN = r"""
 created:
-  description: Tenants that got a Secret, which had none.
+  description: Tenants that got a key, which had none of that name.
   type: list
   elements: str
   returned: always
   sample: ["acme"]
+adopted:
+  description: Tenants whose Secret, made by hand, was taken over.
+  type: list
+  elements: str
+  returned: always
+  sample: []
 updated:
-  description: Tenants whose tier was changed, or whose Secret was put in order.
+  description: Tenants whose tier, expiry, contact or metadata was changed, or whose Secret was put in order.
+  type: list
+  elements: str
+  returned: always
+  sample: []
+rotated:
+  description: Tenants that got a new key in the place of an old one.
   type: list
   elements: str
   returned: always
   sample: []
 suspended:
-  description: Tenants that are let in no longer.
+  description: Tenants of which a key is let in no longer, but kept.
   type: list
   elements: str
   returned: always
   sample: ["initech"]
 resumed:
-  description: Tenants that are let in again.
+  description: Tenants of which a key is let in again.
+  type: list
+  elements: str
+  returned: always
+  sample: []
+revoked:
+  description: Tenants of which a key was removed, because it is absent or unlisted, or because its grace is over.
   type: list
   elements: str
   returned: always
   sample: []
 deleted:
-  description: Tenants whose Secret, or what was left of them, was removed.
+  description: Tenants whose last Secret, or what was left of them, was removed.
   type: list
   elements: str
   returned: always
@@ -150,16 +262,24 @@ unlisted:
   elements: str
   returned: always
   sample: []
+unlisted_keys:
+  description: Keys that are in the cluster and not in their tenant's O(tenants[].keys), as C(TENANT/KEY).
+  type: list
+  elements: str
+  returned: always
+  sample: []
 counts:
-  description: How many tenants were treated in which way.
+  description: How many tenants were treated in which way. One can be counted in several.
   type: dict
   returned: always
-  sample: {created: 1, updated: 0, suspended: 1, resumed: 0, deleted: 1, unchanged: 0, failed: 0, unlisted: 0}
+  sample: {created: 1, adopted: 0, updated: 0, rotated: 0, suspended: 1, resumed: 0, revoked: 0, deleted: 1,
+    unchanged: 0, failed: 0, unlisted: 0}
 key_files:
-  description: The key files that have not been fetched yet, by tenant.
+  description: The key files that have not been fetched yet, by C(TENANT), or C(TENANT.KEY) for a key with another name
+    than V(default). In check mode, those that would be made are among them.
   type: dict
   returned: always
-  sample: {"acme": "/var/lib/tokenlabs/keys/acme.key"}
+  sample: {"acme": "/var/lib/tokenlabs/keys/acme.key", "acme.ci": "/var/lib/tokenlabs/keys/acme.ci.key"}
 failed_tenants:
   description: The tenants that failed, each with the reason.
   type: list
@@ -179,22 +299,24 @@ requests:
   sample: 4
 """
 
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import KeyFileError, KeyFiles
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError, connect, kube_module
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import (
-    ACTIONS,
-    Change,
-    Keeper,
-    Plan,
-    Result,
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Keeper, Result
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import (
+    SHARE,
     Tenant,
     TenantsError,
     desired,
-    plan,
+    moment,
+    span,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS, Change, Plan, Rules, plan
 
+STATE: dict[str, Any] = {"type": "str", "choices": ["present", "suspended", "absent"], "default": "present"}
 ARGUMENTS: dict[str, Any] = {
     "tenants": {
         "type": "list",
@@ -203,17 +325,50 @@ ARGUMENTS: dict[str, Any] = {
         "options": {
             "name": {"type": "str", "required": True},
             "tier": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "suspended", "absent"], "default": "present"},
+            "state": STATE,
+            # Names of keys, and paths.
+            "keys": {
+                "type": "list",
+                "elements": "dict",
+                "no_log": False,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "state": STATE,
+                    "expires": {"type": "str"},
+                    "rotate": {"type": "raw"},
+                    "key_file": {"type": "path", "no_log": False},
+                },
+            },
+            "expires": {"type": "str"},
+            "rotate": {"type": "raw"},
+            "contact": {"type": "str"},
+            "metadata": {"type": "dict"},
         },
     },
     "tiers": {"type": "list", "elements": "str", "required": True},
     "namespace": {"type": "str", "default": "kuadrant-system"},
-    # No secret: a path.
     "key_dir": {"type": "path", "required": True, "no_log": False},
+    "grace": {"type": "str", "default": "7d"},
+    "rotate_before": {"type": "str"},
+    "adopt": {"type": "bool", "default": False},
     "prune": {"type": "bool", "default": False},
-    "prune_max": {"type": "int", "default": 10},
+    "prune_max": {"type": "str", "default": "10%"},
     "workers": {"type": "int", "default": 8},
 }
+
+
+def rules_of(params: dict[str, Any]) -> Rules:
+    """How to go about it; ValueError for what cannot be understood."""
+    if not SHARE.fullmatch(params["prune_max"]):
+        raise ValueError(f"prune_max is {params['prune_max']!r}: write a number such as 10, or a part such as 10%")
+    return Rules(
+        datetime.now(UTC),
+        span(params["grace"]),
+        moment(params["rotate_before"]) if params["rotate_before"] else None,
+        params["adopt"],
+        params["prune"],
+        params["prune_max"],
+    )
 
 
 def describe(change: Change) -> dict[str, str]:
@@ -231,27 +386,34 @@ def summary(planned: Plan, result: Result, wanted: list[Tenant]) -> dict[str, An
         "failed": len(result.problems),
         "unlisted": len(planned.unlisted),
     }
-    return {"changed": bool(result.changes), "counts": counts, "unlisted": planned.unlisted, **names}
+    return {
+        "changed": bool(result.changes),
+        "counts": counts,
+        "unlisted": planned.unlisted,
+        "unlisted_keys": planned.unlisted_keys,
+        **names,
+    }
 
 
 def main() -> None:
     module = kube_module(argument_spec=ARGUMENTS, supports_check_mode=True)
-    params = module.params
+    params, check = module.params, module.check_mode
     files = KeyFiles(params["key_dir"])
     try:
+        rules = rules_of(params)
         wanted = desired(params["tenants"], params["tiers"])
         kube = connect(module, workers=params["workers"])
         keeper = Keeper(kube, params["namespace"], files)
-        observed = keeper.observe()
-        planned = plan(wanted, observed, params["prune"], params["prune_max"])
-        result = Result(planned.changes, planned.problems) if module.check_mode else keeper.carry_out(planned, observed)
-        answer = {
-            **summary(planned, result, wanted),
-            "key_files": files.not_fetched(),
-            "requests": kube.requests,
-        }
-    except (TenantsError, KubeError, KeyFileError, OSError) as error:
+        with nullcontext() if check else files.locked():
+            observed = keeper.observe(wanted)
+            planned = plan(wanted, observed, rules)
+            result = Result(planned.changes, planned.problems) if check else keeper.carry_out(planned, observed)
+        pending = files.not_fetched()
+        if check:
+            pending |= {stem: str(files.path(stem)) for stem in planned.new_files()}
+    except (TenantsError, ValueError, KubeError, KeyFileError, OSError) as error:
         module.fail_json(msg=str(error))
+    answer = {**summary(planned, result, wanted), "key_files": pending, "requests": kube.requests}
     if module._diff:
         answer["diff"] = [describe(change) for change in result.changes]
     for warning in [*planned.warnings, *kube.warnings]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS
 from ansible_collections.tokenlabs.platform.plugins.modules import tenants
 
 from tests.integration.apiserver import ApiServer
@@ -14,7 +15,6 @@ from tests.integration.conftest import ModuleResult, RunModule
 
 Body = dict[str, Any]
 KEY = re.compile(r"tlabs_sk_[A-Za-z0-9_-]{43}")
-ACTIONS = ("created", "updated", "suspended", "resumed", "deleted")
 
 
 class Site:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.tokenlabs.platform.plugins.module_utils import _tenants
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import fingerprint
 
 from tests.integration.apiserver import ApiServer
 from tests.integration.conftest import RunModule
@@ -30,7 +30,7 @@ def test_a_tenant_from_nothing(site: Site) -> None:
     forecast = site.run(tenant(), check=True, diff=True)
     assert done(forecast) == {"created": ["acme"]} and forecast["changed"]
     assert not site.keys.exists() and site.secrets() == []
-    assert forecast["diff"][0]["after"] == "tier free, active, key new\n"
+    assert forecast["diff"][0]["after"] == "key default new, tier free, active, generation 1\n"
 
     since = site.api.mark()
     result = site.run(tenant(), diff=True)
@@ -53,6 +53,7 @@ def test_a_tenant_from_nothing(site: Site) -> None:
         "app.kubernetes.io/managed-by": "tokenlabs",
         "authorino.kuadrant.io/managed-by": "authorino",
         "tokenlabs.io/credential": "api-key",
+        "tokenlabs.io/key": "default",
         "tokenlabs.io/state": "active",
         "tokenlabs.io/tenant": "acme",
     }
@@ -61,7 +62,8 @@ def test_a_tenant_from_nothing(site: Site) -> None:
         == {
             "kuadrant.io/groups": "free",
             "secret.kuadrant.io/user-id": "acme",
-            "tokenlabs.io/fingerprint": _tenants.fingerprint(key),
+            "tokenlabs.io/fingerprint": fingerprint(key),
+            "tokenlabs.io/generation": "1",
             "tokenlabs.io/created-at": metadata["creationTimestamp"],
         }
         or metadata["annotations"]["tokenlabs.io/created-at"] < metadata["creationTimestamp"]
@@ -242,7 +244,8 @@ def test_pruning_is_guarded(site: Site) -> None:
     since = site.api.mark()
     assert "the list of tenants is empty" in site.run(prune=True)["msg"]
     assert (
-        "it would remove 2 tenants (b, c), and prune_max allows 1" in site.run(three[0], prune=True, prune_max=1)["msg"]
+        "it would remove 2 tenants, or keys of them (b, c), and prune_max allows 1"
+        in site.run(three[0], prune=True, prune_max=1)["msg"]
     )
     assert done(site.run(three[0], prune=True, check=True)) == {"deleted": ["b", "c"]}
     assert site.api.writes(since) == []
@@ -254,9 +257,9 @@ def test_wrong_input_is_named_at_once_and_nothing_is_done(site: Site) -> None:
     since = site.api.mark()
     result = site.run(tenant("Bad"), tenant(tier="gold"), tenant(), tenant())
     for text in (
-        "tenants[0] (Bad): the name",
-        "there is no tier gold; there are free, pro",
-        "acme is listed more than once",
+        "tenants[0].name is 'Bad', not of the right form",
+        "tenants[1].tier (acme) is 'gold', which is no tier; known are free, pro",
+        "tenants[3].name 'acme' is the name of tenants[1] too",
     ):
         assert text in result["msg"]
     assert site.api.requests(since) == [] and not site.keys.exists()

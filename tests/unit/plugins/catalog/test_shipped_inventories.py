@@ -60,7 +60,7 @@ def uncommented(text: str) -> str:
 
 def test_every_option_is_in_the_example() -> None:
     text = "\n".join(file.read_text() for file in sorted(EXAMPLE.rglob("*")) if file.is_file())
-    options = set(re.findall(r"^ *(?:# )?(?:- |\{)*([a-z_0-9]+):", text, re.MULTILINE)) | set(
+    options = set(re.findall(r"^ *(?:# +)?(?:- |\{)*([a-z_0-9]+):", text, re.MULTILINE)) | set(
         re.findall(r"[{,] *([a-z_]+):", text)
     )
     for name in (*SHARED, *HOST, *MODEL.keys, *TIER.keys, *TENANT.keys):

@@ -12,18 +12,16 @@ from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import KeyFiles
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import (
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Keeper, Result
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     STATE_LABEL,
     TENANT_LABEL,
     TIER,
     USER,
-    Keeper,
-    Plan,
-    Result,
-    Tenant,
-    plan,
-    secret,
+    Target,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan, Rules, plan
 
 Body = dict[str, Any]
 TIERS = ("free", "pro")
@@ -107,17 +105,20 @@ class Cluster:
     def get(self, path: str) -> Body | None:
         return self.secrets.get(path.rpartition("/")[2])
 
-    def apply(self, path: str, body: Body, manager: str, force: bool = True) -> Body:
+    def patch(self, path: str, body: Body, manager: str) -> Body:
         name = path.rpartition("/")[2]
-        self._write("apply", name)
-        assert body["metadata"]["name"] == name and "stringData" not in body
+        self._write("patch", name)
+        # A key that is there already is not sent again.
+        assert set(body) == {"metadata"} and set(body["metadata"]) == {"resourceVersion", "labels", "annotations"}
         old = self.secrets.get(name)
-        version = body["metadata"].get("resourceVersion")
-        assert force and version
-        if old is None or old["metadata"]["resourceVersion"] != version:
+        if old is None:
+            raise KubeError(404, "NotFound", f'secrets "{name}" not found')
+        if old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             raise KubeError(409, "Conflict", "the object has been modified")
-        known = {key: old["metadata"][key] for key in ("uid", "resourceVersion")}
-        new = {**body, "metadata": {**body["metadata"], **known}}
+        new = {**old, "metadata": {**old["metadata"]}}
+        for part in ("labels", "annotations"):
+            merged = {**old["metadata"].get(part, {}), **body["metadata"][part]}
+            new["metadata"][part] = {key: value for key, value in merged.items() if value is not None}
         if new != old:  # what changes nothing is no event
             self.put(new)
         return self.secrets[name]
@@ -158,21 +159,25 @@ class World:
 
     def __init__(self, directory: Path):
         self.cluster = Cluster()
-        self.files = KeyFiles(directory / "keys")
+        self.directory = directory / "keys"
+        self.files = KeyFiles(self.directory)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
 
     def keeper(self) -> Keeper:
         return Keeper(self.cluster, "kuadrant-system", self.files, lambda: self.now)  # type: ignore[arg-type]
 
-    def run(self, *tenants: Tenant, prune: bool = False, prune_max: int = 10) -> Result:
+    def run(self, *tenants: Tenant, **rules: Any) -> Result:
         keeper = self.keeper()
-        observed = keeper.observe()
-        return keeper.carry_out(plan(tenants, observed, prune, prune_max), observed)
+        observed = keeper.observe(tenants)
+        return keeper.carry_out(plan(tenants, observed, Rules(self.now, **rules)), observed)
 
-    def plan(self, *tenants: Tenant, **arguments: Any) -> Plan:
-        return plan(tenants, self.keeper().observe(), **arguments)
+    def plan(self, *tenants: Tenant, **rules: Any) -> Plan:
+        return plan(tenants, self.keeper().observe(tenants), Rules(self.now, **rules))
+
+    def on_disk(self) -> set[str]:
+        return {path.read_text() for path in self.directory.glob("*.key*")}
 
     def hand_made(self, name: str, tenant: str, tier: str, key: str, **labels: str) -> None:
-        item = secret(name, Tenant(tenant, tier), key, "2025-01-01T00:00:00Z")
+        item = Target(Tenant(tenant, tier), "default").secret(name, key, datetime(2025, 1, 1, tzinfo=UTC))
         item["metadata"]["labels"] = {k: v for k, v in {**item["metadata"]["labels"], **labels}.items() if v}
         self.cluster.put(item)

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _keyfiles
-from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import SHAPE, KeyFileError, KeyFiles, new_key
+from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import (
+    CURRENT,
+    SHAPE,
+    KeyFileError,
+    KeyFiles,
+    new_key,
+)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def test_a_key_comes_back_as_it_was_written(files: KeyFiles) -> None:
     assert path.read_text() == key and mode(path) == 0o600
     assert mode(path.parent) == 0o700
     assert files.read("acme") == key
-    assert files.tenants() == {"acme"}
+    assert files.stems() == {"acme"}
     assert files.not_fetched() == {"acme": str(path)}
     # Nothing else has been left lying about.
     assert sorted(entry.name for entry in path.parent.iterdir()) == [".pending", "acme.key"]
@@ -61,14 +67,14 @@ def test_a_write_that_breaks_off_leaves_no_file(files: KeyFiles, monkeypatch: py
     monkeypatch.setattr(_keyfiles.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write("acme", new_key())
-    assert files.tenants() == set() and files.not_fetched() == {}
+    assert files.stems() == set() and files.not_fetched() == {}
 
 
 def test_many_files_at_once(files: KeyFiles) -> None:
     taken = new_key()
     files.write("t7", taken)
     keys = {f"t{number}": new_key() for number in range(_keyfiles.BULK + 5)}
-    errors = files.write_all(keys)
+    errors = files.write_all({(name, CURRENT): key for name, key in keys.items()}, keys)
     assert [*errors] == ["t7"] and "has appeared" in str(errors["t7"])
     assert {tenant: files.read(tenant) for tenant in keys} == {**keys, "t7": taken}
     assert {mode(files.path(tenant)) for tenant in keys} == {0o600}
@@ -88,13 +94,13 @@ def test_without_a_disk_to_rely_on_no_file_stays(files: KeyFiles, monkeypatch: p
     monkeypatch.setattr(_keyfiles.os, "fsync", broken)
     monkeypatch.setattr(_keyfiles, "_LIBC", Broken)
     with pytest.raises(OSError):
-        files.write_all({f"t{each}": new_key() for each in range(number)})
-    assert files.tenants() == set() and files.not_fetched() == {}
+        files.write_all({(f"t{each}", CURRENT): new_key() for each in range(number)})
+    assert files.stems() == set() and files.not_fetched() == {}
 
 
 def test_descriptors_are_not_leaked(files: KeyFiles) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    files.write_all({f"t{number}": new_key() for number in range(_keyfiles.BULK + 5)})
+    files.write_all({(f"t{number}", CURRENT): new_key() for number in range(_keyfiles.BULK + 5)})
     files.write("one", new_key())
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -127,7 +133,7 @@ def test_a_fetched_file_is_not_offered_again(files: KeyFiles) -> None:
     for mark in (path.parent / ".pending").iterdir():
         mark.unlink()
     (path.parent / ".pending").rmdir()
-    assert files.not_fetched() == {} and files.tenants() == {"acme"}
+    assert files.not_fetched() == {} and files.stems() == {"acme"}
 
 
 def test_a_trailing_newline_is_no_part_of_the_key(files: KeyFiles) -> None:
@@ -137,7 +143,7 @@ def test_a_trailing_newline_is_no_part_of_the_key(files: KeyFiles) -> None:
     assert files.read("acme") == key
 
 
-@pytest.mark.parametrize("content", ["\n x", "tlabs_sk_short", "tlabs_sk_" + "x" * 43 + " y", "\xff", "sk_" + "x" * 60])
+@pytest.mark.parametrize("content", ["\n x", "tlabs_sk_short", "tlabs_sk_" + "x" * 43 + " y", "\xff", "sk_" + "x" * 20])
 def test_what_is_no_key(files: KeyFiles, content: str) -> None:
     files.write("acme", new_key()).write_text(content)
     with pytest.raises(KeyFileError, match="acme.key holds no key"):
@@ -160,7 +166,7 @@ def test_files_that_cannot_be_trusted(files: KeyFiles, tmp_path: Path) -> None:
 def test_directories_that_cannot_be_trusted(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
     assert KeyFiles(directory).check() is False
-    assert KeyFiles(directory).tenants() == set()
+    assert KeyFiles(directory).stems() == set()
     directory.mkdir(mode=0o700)
     assert KeyFiles(directory).check() is True
     (tmp_path / "link").symlink_to(directory)

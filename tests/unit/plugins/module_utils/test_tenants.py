@@ -12,23 +12,22 @@ from typing import Any
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import new_key
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import (
-    ACTIONS,
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Result
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant, TenantsError, desired
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     CREATED,
     FINGERPRINT,
+    KEY_NAME_LABEL,
     OURS,
     STATE_LABEL,
     TENANT_LABEL,
     TIER,
     USER,
-    Result,
-    Tenant,
-    TenantsError,
-    desired,
+    Credential,
+    Target,
     fingerprint,
-    plan,
-    secret_name,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS, Rules, plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +82,7 @@ def test_every_transition(world: World, start: str, end: str) -> None:
 
     action = expected_action(before, after)
     assert done(result) == ({action: ["acme"]} if action else {})
-    assert [change.action for change in forecast.changes] == ([action] if action else [])
+    assert [set(change.actions) for change in forecast.changes] == ([{action}] if action else [])
     assert result.problems == {} and holes == []
     check(world, after, key)
     # And once more: nothing to do, and nothing written.
@@ -110,6 +109,7 @@ def check(world: World, tenant: Tenant, key: str | None = None) -> None:
         "app": "token-labs",
         "authorino.kuadrant.io/managed-by": "authorino",
         TENANT_LABEL: tenant.name,
+        KEY_NAME_LABEL: "default",
         STATE_LABEL: "active" if tenant.state == "present" else "suspended",
     }
     annotations = item["metadata"]["annotations"]
@@ -139,8 +139,7 @@ def test_killed_anywhere_the_next_run_finishes(history: list[tuple[Tenant, int]]
             # Never two keys, and never one that nobody knows.
             assert len(keys) <= 1
             known |= keys
-            if keys:
-                assert world.files.read("acme") in keys
+            assert keys <= world.on_disk()
         world.cluster.crash_at = None
         assert world.run(last).problems == {}
         check(world, last)
@@ -328,7 +327,7 @@ def test_foreign_secrets_are_never_touched(world: World) -> None:
     before = dict(world.cluster.secrets)
     result = world.run(Tenant("acme", "free"), Tenant("initech", "free"))
     assert done(result) == {"created": ["initech"]}
-    assert "not managed here: restore its labels, or delete it" in result.problems["acme"]
+    assert "not managed here: adopt it, or delete it" in result.problems["acme"]
     assert world.cluster.secrets.items() >= before.items()
     # It is not found out only when somebody looks: it opens the gateway.
     planned = world.plan(Tenant("initech", "free"))
@@ -341,7 +340,7 @@ def test_a_foreign_secret_of_the_wanted_name_is_a_conflict(world: World) -> None
     key = new_key()
     world.files.make()
     world.files.write("acme", key)
-    name = secret_name("acme", key, "free")
+    name = Target(Tenant("acme", "free"), "default").name()
     world.cluster.put({"metadata": {"name": name, "labels": {}}, "data": {"password": "eA=="}})
     result = world.run(Tenant("acme", "free"))
     assert name in result.problems["acme"]
@@ -352,7 +351,7 @@ def test_one_that_appears_meanwhile_is_not_overwritten(world: World) -> None:
     world.files.make()
     key = new_key()
     world.files.write("acme", key)
-    name = secret_name("acme", key, "free")
+    name = Target(Tenant("acme", "free"), "default").name()
 
     def intrude(verb: str, _name: str) -> None:
         world.cluster.before_write = lambda verb, name: None
@@ -428,15 +427,17 @@ def test_pruning(world: World) -> None:
     world.run(*tenants)
     assert world.plan(*tenants[:3]).unlisted == ["t3", "t4"]
     assert world.run(*tenants[:3]).changes == []
-    with pytest.raises(TenantsError, match=r"would remove 2 tenants \(t3, t4\), and prune_max allows 1"):
-        world.run(*tenants[:3], prune=True, prune_max=1)
+    with pytest.raises(
+        TenantsError, match=r"would remove 2 tenants, or keys of them \(t3, t4\), and prune_max allows 1"
+    ):
+        world.run(*tenants[:3], prune=True, prune_max="1")
     with pytest.raises(TenantsError, match="the list of tenants is empty"):
-        world.run(prune=True, prune_max=100)
+        world.run(prune=True, prune_max="100")
     assert len(world.cluster.secrets) == 5
     # A key file that a run left behind when it was killed goes too: it must not come back to life.
     world.files.write("orphan", new_key())
     assert done(world.run(*tenants[:3], prune=True)) == {"deleted": ["orphan", "t3", "t4"]}
-    assert world.files.tenants() == {"t0", "t1", "t2"}
+    assert world.files.stems() == {"t0", "t1", "t2"}
     assert world.run(*tenants[:3], prune=True).changes == []
 
 
@@ -450,7 +451,7 @@ def test_keys_that_were_never_sent_leave_no_files(world: World) -> None:
     result = world.run(*tenants)
     assert done(result) == {"created": ["a", "b"]}
     assert result.problems == {"c": "401 Unauthorized: login expired", "d": "not tried, because of another failure"}
-    assert world.files.tenants() == {"a", "b"}
+    assert world.files.stems() == {"a", "b"}
     world.cluster.before_write = lambda verb, name: None
     assert done(world.run(*tenants)) == {"created": ["c", "d"]}
 
@@ -459,7 +460,7 @@ def test_a_file_that_cannot_be_made_stops_only_its_tenant(world: World) -> None:
     world.files.make()
     keeper = world.keeper()
     observed = keeper.observe()
-    planned = plan([Tenant("a", "free"), Tenant("b", "free")], observed)
+    planned = plan([Tenant("a", "free"), Tenant("b", "free")], observed, Rules(world.now))
     world.files.write("a", new_key())
     result = keeper.carry_out(planned, observed)
     assert done(result) == {"created": ["b"]} and "has appeared in the meantime" in result.problems["a"]
@@ -468,7 +469,7 @@ def test_a_file_that_cannot_be_made_stops_only_its_tenant(world: World) -> None:
 
 def test_all_keys_are_on_disk_before_the_first_is_sent(world: World) -> None:
     there: list[set[str]] = []
-    world.cluster.before_write = lambda verb, name: there.append(world.files.tenants())
+    world.cluster.before_write = lambda verb, name: there.append(world.files.stems())
     world.run(*(Tenant(name, "free") for name in "abc"))
     assert there == [{"a", "b", "c"}] * 3
 
@@ -495,7 +496,7 @@ def test_no_key_in_what_can_be_printed(world: World) -> None:
         raise KubeError(422, "Invalid", f"bad value {encoded} or {key}")
 
     observed = world.keeper().observe()
-    planned = plan([acme], observed)
+    planned = plan([acme], observed, Rules(world.now))
     world.cluster.before_write = quote
     texts = [repr(planned), repr(observed.ours), repr(observed.files), str(world.run(acme).problems)]
     assert "(hidden)" in texts[-1]
@@ -505,13 +506,16 @@ def test_no_key_in_what_can_be_printed(world: World) -> None:
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ({"name": "Acme", "tier": "free"}, "tenants[0] (Acme): the name must be"),
-        ({"name": "a" * 64, "tier": "free"}, "the name must be"),
-        ({"name": "-a", "tier": "free"}, "the name must be"),
-        ({"name": "../x", "tier": "free"}, "the name must be"),
-        ({"name": "a\n", "tier": "free"}, "the name must be"),
-        ({"name": "a"}, "tenants[0] (a): tier is missing"),
-        ({"name": "a", "tier": "gold"}, "there is no tier gold; there are free, pro"),
+        (
+            {"name": "Acme", "tier": "free"},
+            "tenants[0].name is 'Acme', not of the right form; write lower-case letters",
+        ),
+        ({"name": "a" * 64, "tier": "free"}, "not of the right form"),
+        ({"name": "-a", "tier": "free"}, "not of the right form"),
+        ({"name": "../x", "tier": "free"}, "not of the right form"),
+        ({"name": "a\n", "tier": "free"}, "not of the right form"),
+        ({"name": "a"}, "tenants[0].tier (a) is missing"),
+        ({"name": "a", "tier": "gold"}, "tenants[0].tier (a) is 'gold', which is no tier; known are free, pro"),
     ],
 )
 def test_wrong_input(entry: Body, problem: str) -> None:
@@ -528,8 +532,15 @@ def test_all_wrong_input_is_named_at_once() -> None:
 
 
 def test_names_are_stable_and_short() -> None:
-    key = "tlabs_sk_" + "x" * 43
-    assert secret_name("acme", key, "free") == secret_name("acme", key, "free")
-    names = {secret_name("acme", key, tier, revision) for tier in TIERS for revision in range(2)}
-    assert len(names) == 4
-    assert all(len(secret_name("a" * 63, key, "free")) < 253 for _ in names)
+    names = {
+        Target(Tenant("acme", tier), key, generation=generation).name(revision)
+        for tier in TIERS
+        for key in ("default", "ci")
+        for generation in (1, 2)
+        for revision in (0, 1)
+    }
+    assert len(names) == 16
+    for name in names:
+        found = Credential(name, "", "", OURS, {})
+        assert (found.tenant, found.key_name) == ("acme", "ci" if ".ci-" in name else "default")
+    assert len(Target(Tenant("a" * 63, "free"), "b" * 32).name()) < 253
