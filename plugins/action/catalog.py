@@ -37,14 +37,20 @@ class ActionModule(ActionBase):
             return templars[host].template(value)
 
         reader = Reader(
-            raw, groups, render, variables.get("inventory_dir"), variables.get("ansible_inventory_sources") or ()
+            raw,
+            groups,
+            render,
+            variables.get("inventory_dir"),
+            variables.get("ansible_inventory_sources") or (),
+            self._loader.get_text_file_contents,
         )
         inventory = reader.read()
         problems = sorted({*reader.problems, *validate(inventory, reader.locate)}, key=file_order)
         if problems:
             return {"failed": True, "changed": False, "msg": _message([str(problem) for problem in problems])}
         catalog = derive(inventory)
-        summary = summarize(catalog, list(inventory.shared.get("tokenlabs_tenants") or []))
+        in_files = [tenant for file in inventory.tenant_files for tenant in file.entries]
+        summary = summarize(catalog, [*(inventory.shared.get("tokenlabs_tenants") or []), *in_files])
         return {"changed": False, "catalog": catalog, "summary": summary}
 
 

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, Problem
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, Problem, TenantFile
 from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import UNREADABLE, Path, path_text
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import HOST, SHARED
+from ansible_collections.tokenlabs.platform.plugins.plugin_utils._tenant_files import read_tenants
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -36,6 +38,7 @@ class Reader:
         render: Render,
         inventory_dir: str | None,
         sources: Iterable[str] = (),
+        read_file: Callable[[str], str] = lambda path: pathlib.Path(path).read_text(encoding="utf-8"),
     ) -> None:
         self._raw = raw
         self._render = render
@@ -43,6 +46,7 @@ class Reader:
         self._sparks = list(dict.fromkeys(groups.get("sparks", ())))
         self._directory = inventory_dir
         self._sources = [str(source) for source in sources]
+        self._read_file = read_file
         self._owner: dict[str, str] = {}
         self.problems: list[Problem] = []
 
@@ -54,8 +58,27 @@ class Reader:
         """Everything that could be read; what could not is in ``problems``."""
         shared, names, divided = self._shared()
         return Inventory(
-            hosts=tuple(self._host(name) for name in self.hosts), shared=shared, names=names, divided=divided
+            hosts=tuple(self._host(name) for name in self.hosts),
+            shared=shared,
+            names=names,
+            divided=divided,
+            tenant_files=tuple(self._tenant_files(shared.get("tokenlabs_tenants_files"))),
         )
+
+    def _tenant_files(self, names: Any) -> Iterator[TenantFile]:
+        # What is no list of names is reported with the other variables.
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            if not isinstance(name, str) or not name.strip():
+                continue
+            path = pathlib.Path(self._directory or ".") / name
+            if path.is_file():
+                file, problems = read_tenants(path, self._short(str(path)), self._read_file)
+                self.problems += problems
+                yield file
+            else:
+                place: Path = ("tokenlabs_tenants_files", index)
+                reason, remedy = f"names {name}, which is no file", "create it beside the inventory or correct its name"
+                self.problems.append(Problem(self.locate(None, place), path_text(place), reason, remedy))
 
     def _shared(self) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
         shared: dict[str, Any] = {}

@@ -27,11 +27,12 @@ INITECH = {"name": "initech", "tier": "pro", "state": "suspended"}
 
 def test_from_the_inventory_to_the_operators_folder(operator: Operator) -> None:
     forecast = operator.run(ACME, INITECH, options=("--check", "--diff"))
-    assert forecast["changed"] == 1 and forecast["failed"] == 0
+    # Made, and fetched.
+    assert forecast["changed"] == 2 and forecast["failed"] == 0
     assert not operator.keys.exists() and not operator.credentials.exists()
 
     first = operator.run(ACME, INITECH, options=("-vvvv", "--diff"))
-    assert f"New keys of 2 tenants are in {operator.credentials}" in first["output"]
+    assert f"New keys: 2, in {operator.credentials}" in first["output"]
     fetched = {path.name: path.read_text() for path in operator.credentials.iterdir()}
     assert fetched == {path.name: path.read_text() for path in operator.keys.glob("*.key")}
     assert set(fetched) == {"acme.key", "initech.key"} and all(map(KEY.fullmatch, fetched.values()))
@@ -77,6 +78,6 @@ def test_one_tenant_that_fails_does_not_keep_the_others_from_their_keys(operator
 
 def test_wrong_tenants_change_nothing(operator: Operator) -> None:
     result = operator.run({"name": "acme", "tier": "gold"}, {"name": "acme", "tier": "free"}, rc=2)
-    assert "there is no tier gold; there are free, pro" in result["output"]
-    assert "tenant acme is listed more than once" in result["output"]
+    assert "tenants[0].tier (acme) is 'gold', which is no tier; known are free, pro" in result["output"]
+    assert "tenants[1].name 'acme' is the name of tenants[0] too" in result["output"]
     assert result["changed"] == 0 and not operator.keys.exists() and not operator.credentials.exists()

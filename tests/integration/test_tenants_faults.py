@@ -60,7 +60,7 @@ def live(site: Site) -> list[tuple[str, str, str]]:
 
 
 def on_disk(site: Site) -> set[str]:
-    return {path.read_text() for path in site.keys.glob("*.key")}
+    return {path.read_text() for path in site.keys.glob("*.key*")}
 
 
 def nothing_unknown(site: Site) -> None:
