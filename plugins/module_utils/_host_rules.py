@@ -158,10 +158,10 @@ def _snap(host: Subject) -> Iterator[Finding]:
         remedy = "let it reach the snap store, or name a proxy with 'snap set system proxy.https=URL'"
         yield host.finding("snap store", store["error"], remedy)
     elif store and channel not in store["channels"]:
-        risk = channel.rpartition("/")[2]
-        offered = [each for each in store["channels"] if re.fullmatch(rf"1\.\d+/{risk}", each)][:5]
-        remedy = f"set tokenlabs_microk8s_channel to one of {', '.join(offered) or 'snap info microk8s'}"
-        yield host.finding("channel", f"the store has no {channel} of microk8s for {host.probe['machine']}", remedy)
+        tracks = [each for each in store["channels"] if re.fullmatch(r"1\.\d+/\w+", each)]
+        same_risk = [each for each in tracks if each.partition("/")[2] == channel.partition("/")[2]]
+        remedy = f"set tokenlabs_microk8s_channel to one of {', '.join((same_risk or tracks)[:5])}"
+        yield host.finding("channel", f"the snap store has no {channel} of microk8s", remedy)
 
 
 def _address(host: Subject) -> Iterator[Finding]:

@@ -108,7 +108,7 @@ def _load_balancer(hosts: Hosts, wanted: str) -> Iterator[Finding]:
 
 def _unread(host: str, result: Mapping[str, Any], needed: bool) -> Finding:
     said = next((str(result[key]) for key in ("module_stderr", "stderr", "msg") if result.get(key)), "no answer")
-    reason = said.strip().splitlines()[-1].rpartition("ssh: ")[2]
+    reason = said.strip().splitlines()[-1].rpartition("ssh: ")[2].removeprefix("Task failed: ")
     if result.get("unreachable"):
         # One Spark that is away must not keep the others from being looked after.
         return Finding(host, "connection", reason, "switch it on, or correct ansible_host and ansible_user", needed)
@@ -226,7 +226,7 @@ def _level(item: Finding, accepted: set[str]) -> str:
 
 def _verdict(rows: Sequence[Sequence[str]], fatal: int) -> str:
     if not fatal:
-        return "the hosts are as they must be" + (f"; {len(rows)} hints above" if rows else "")
+        return "the hosts are as they must be" + ("; see the hints above" if rows else "")
     errors = "One error above" if fatal == 1 else f"{fatal} errors above"
     hint = "An error that is known to do no harm can be named in preflight_accept, as CHECK or HOST/CHECK."
     return f"{errors}; nothing was changed. {hint}"
