@@ -16,8 +16,9 @@ for scenario in "$@"; do
   if [ -f "molecule/$scenario/molecule.yml" ]; then
     lab/ctl --name "$name" exec -- molecule test -s "$scenario" --destroy never
   fi
-  if compgen -G "tests/scenarios/test_$scenario*.py" >/dev/null; then
-    lab/ctl --name "$name" exec -- pytest -q -x "tests/scenarios/" -k "$scenario" "${marks[@]}"
+  mapfile -t tests < <(compgen -G "tests/scenarios/test_${scenario}_*.py")
+  if [ ${#tests[@]} -gt 0 ]; then
+    lab/ctl --name "$name" exec -- pytest -q -x "${tests[@]}" "${marks[@]}"
   fi
   lab/ctl --name "$name" down
   trap - EXIT

@@ -52,9 +52,12 @@ contract() { pytest -q -m "not long" tests/contract; }
 
 labtests() { pytest -q -m "not long" tests/lab; }
 
-scenarios() { scripts/scenarios.sh default; }
+scenarios() { scripts/scenarios.sh default cluster; }
 
-long() { pytest -q -m long tests/unit tests/integration tests/lab && LONG=1 scripts/scenarios.sh default lifecycle; }
+long() {
+  pytest -q -m long tests/unit tests/integration tests/lab && LONG=1 scripts/scenarios.sh default lifecycle cluster &&
+  pytest -q -rP -m long tests/rollout
+}
 
 finish() {
   printf '\n%-12s %-6s %s\n' step result seconds

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
+# Put before each command; tests/rollout enters its labs by it.
+ENTER: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,31 @@ class Run:
 
 
 def run(*command: str | Path, timeout: int = 900) -> Run:
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=timeout, check=False)
+    result = subprocess.run([*ENTER, *command], cwd=REPO, capture_output=True, text=True, timeout=timeout, check=False)
     return Run(result.returncode, result.stdout + result.stderr)
 
 
 def playbook(name: str, *arguments: str) -> Run:
     return run("ansible-playbook", "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments)
+
+
+def kill_when(name: str, matches: Callable[[str], bool], *arguments: str, limit: int = 900) -> str:
+    """Start a playbook and SIGKILL it with all that it started when a line of its output matches; returns the line."""
+    command = [*ENTER, "ansible-playbook", "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments]
+    process = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    end = time.monotonic() + limit
+    try:
+        for line in process.stdout:
+            if matches(line):
+                return line
+            assert time.monotonic() < end, f"no line matched in {limit} s"
+        raise AssertionError("the run ended before a line matched")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def kubectl(*arguments: str) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,41 @@ def state() -> Path:
     return Path(os.environ["TOKENLABS_LAB"])
 
 
+@dataclass(frozen=True)
+class Command:
+    """A call of a simulated program on a host: when it ended (seconds since the epoch), how, how long it took (ms)."""
+
+    host: str
+    argv: list[str]
+    rc: int
+    t: float
+    ms: int
+    mutating: bool
+
+    @property
+    def line(self) -> str:
+        return " ".join(self.argv)
+
+    @property
+    def begun(self) -> float:
+        return self.t - self.ms / 1000
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.line}"
+
+
+def commands(since: float = 0) -> list[Command]:
+    """Calls that ended since then, from the journals of all hosts, in order."""
+    ask = [str(REPO / "lab/ctl"), "--name", state().name, "journal", "--json"]
+    text = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
+    names = [each.name for each in fields(Command)]
+    found = [Command(**{name: entry[name] for name in names}) for entry in map(json.loads, text.splitlines())]
+    return sorted((each for each in found if each.t >= since), key=lambda each: each.t)
+
+
 def mutating_commands(since: float) -> list[str]:
-    """Commands that change a host, from the journals of all hosts."""
-    command = [str(REPO / "lab/ctl"), "--name", state().name, "journal", "--json"]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    entries = [json.loads(line) for line in text.splitlines()]
-    return [
-        f"{entry['host']}: {' '.join(entry['argv'])}" for entry in entries if entry["mutating"] and entry["t"] >= since
-    ]
+    """Commands that change a host."""
+    return [str(each) for each in commands(since) if each.mutating]
 
 
 def writes(since: float) -> list[str]:
@@ -47,11 +75,11 @@ def writes(since: float) -> list[str]:
 
 def main(mark: str) -> int:
     since = Path(mark).stat().st_mtime
-    commands, requests = mutating_commands(since), writes(since)
-    print(f"since then: {len(commands)} mutating commands, {len(requests)} writes to the API")
-    for line in [*commands, *requests][:50]:
+    changes, requests = mutating_commands(since), writes(since)
+    print(f"since then: {len(changes)} mutating commands, {len(requests)} writes to the API")
+    for line in [*changes, *requests][:50]:
         print(f"  {line}")
-    return 1 if commands or requests else 0
+    return 1 if changes or requests else 0
 
 
 if __name__ == "__main__":
