@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -122,6 +123,17 @@ def eventually(what: str, holds: Callable[[], bool], seconds: float = 120) -> No
 def until_not_ready(host: str) -> None:
     """The controller-manager calls a node NotReady when its lease is 40 s old."""
     eventually(f"{host} is NotReady", lambda: not ready(nodes().get(host)))
+
+
+@contextmanager
+def filtered(host: str, port: int) -> Iterator[None]:
+    """Packets to the port vanish, as behind a firewall."""
+    rule = f'dir in src 0.0.0.0/0 dst $(hostname -I | cut -d" " -f1)/32 proto 6 dport {port}'
+    on(host, f"ip xfrm policy add {rule} action block")
+    try:
+        yield
+    finally:
+        on(host, f"ip xfrm policy delete {rule}")
 
 
 def forget(*names: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from tests.scenarios.cluster import (
     TOKENS,
     Rollout,
     eventually,
+    filtered,
     flags,
     forget,
     lab,
@@ -41,17 +41,6 @@ long = pytest.mark.long
 def whole() -> Iterator[None]:
     yield
     lab("fault", "clear")
-
-
-@contextmanager
-def filtered(host: str, port: int) -> Iterator[None]:
-    """Packets to the port vanish, as behind a firewall."""
-    rule = f'dir in src 0.0.0.0/0 dst $(hostname -I | cut -d" " -f1)/32 proto 6 dport {port}'
-    on(host, f"ip xfrm policy add {rule} action block")
-    try:
-        yield
-    finally:
-        on(host, f"ip xfrm policy delete {rule}")
 
 
 # --- nothing is changed ---
@@ -85,8 +74,9 @@ def test_fault_18_more_addresses() -> None:
 
 def test_fault_21_wrong_channel() -> None:
     for channel in ("1.36/stable", "1.32/stable"):
-        result = rollout("-e", f"tokenlabs_microk8s_channel={channel}", code=1)
-        assert channel in result.text
+        wanted = f"{{tokenlabs_microk8s_channel: {channel}, tokenlabs_release_unsupported: true}}"
+        result = rollout("-e", wanted, code=1)
+        assert f"MicroK8s follows 1.34/stable, not {channel}, and no running node is refreshed" in result.text
         assert result.mutations == []
 
 
