@@ -20,8 +20,8 @@ FEW, MANY = 2, 30
 GROWTH = 1.3
 TASKS = 25
 INTRO = (
-    "`playbooks/cluster.yml` on simulated hosts (`lab/README.md`). CPU is what `ansible-playbook` and its children used "
-    "on the control node (user and system), by the number of hosts."
+    "`playbooks/cluster.yml` on simulated hosts (`lab/README.md`). CPU is what `ansible-playbook` and its children "
+    "used on the control node (user and system), by the number of hosts."
 )
 
 
