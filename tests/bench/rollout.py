@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
 from tests.bench.measure import Usage, usages
 from tests.bench.report import Row, Section
-
 from tests.rollout.conftest import entered
 from tests.scenarios.cluster import Rollout, lab, settled
 from tests.scenarios.conftest import run as execute
