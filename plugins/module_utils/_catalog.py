@@ -85,6 +85,7 @@ def derive(inventory: Inventory) -> Data:
         },
         "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
         "networks": dict(NETWORKS),
+        "mirrors": _mirror_ports(mirrors),
     }
 
 
@@ -133,6 +134,18 @@ def chart_reference(chart: Chart, version: str, mirrors: Mapping[str, Any]) -> D
         "version": version,
         "plain_http": False,
     }
+
+
+def _mirror_ports(mirrors: Mapping[str, Any]) -> list[Data]:
+    """Where each mirror listens, for who wants to know whether it can be reached."""
+    found = []
+    for name in ("charts", "downloads", "pypi"):
+        if mirrors.get(name):
+            scheme, _separator, rest = mirrors[name].partition("://")
+            host, _separator, port = rest.partition("/")[0].partition(":")
+            plain = scheme == "http" or (scheme == "oci" and bool(mirrors.get("charts_plain_http")))
+            found.append({"name": name, "host": host, "port": int(port) if port else (80 if plain else 443)})
+    return found
 
 
 def mirrored(url: str, mirrors: Mapping[str, Any]) -> str:

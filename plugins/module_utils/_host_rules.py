@@ -164,6 +164,12 @@ def _snap(host: Subject) -> Iterator[Finding]:
         yield host.finding("channel", f"the snap store has no {channel} of microk8s", remedy)
 
 
+def _mirrors(host: Subject) -> Iterator[Finding]:
+    for name, port, reason in host.probe["mirrors"]:
+        remedy = f"start that mirror, let the host reach it, or correct tokenlabs_mirrors.{name}"
+        yield host.finding("mirror", f"{name} on port {port}: {reason}", remedy)
+
+
 def _address(host: Subject) -> Iterator[Finding]:
     """The address by which the others join must be one of the host's own, in a network that the others share."""
     if host.interface is None:
@@ -239,7 +245,7 @@ def _membership(host: Subject) -> Iterator[Finding]:
         yield host.finding("cluster", reason, remedy)
 
 
-RULES: tuple[Rule, ...] = (_system, _name, _size, _gpu, _snap, _address, _ports, _membership)
+RULES: tuple[Rule, ...] = (_system, _name, _size, _gpu, _snap, _mirrors, _address, _ports, _membership)
 
 
 def judge(host: Subject) -> Iterator[Finding]:

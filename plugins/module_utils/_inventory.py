@@ -513,6 +513,7 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
     owners: dict[ipaddress.IPv4Address, str] = {}
     for host in inventory.hosts:
         _address(host, owners, collector.at(host.name))
+    _logins(inventory, collector)
     _networks(inventory, owners, collector)
     report = collector.at(None)
     ranges: list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]] = []
@@ -540,6 +541,17 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
             )
         elif ranges and not any(low <= chosen <= high for low, high in ranges):
             report(path, f"is {wanted}, outside tokenlabs_loadbalancer_range", "choose one within it")
+
+
+def _logins(inventory: Inventory, collector: _Collector) -> None:
+    """Hosts with cluster addresses of their own, but with one address to log in: one machine would be set up as two."""
+    first: dict[tuple[str, str], Host] = {}
+    for host in inventory.hosts:
+        login = (str(host.vars.get("ansible_host")), str(host.vars.get("ansible_port") or 22))
+        other = first.setdefault(login, host)
+        if host.vars.get("ansible_host") and other is not host and other.address != host.address:
+            reason = f"is {login[0]}, where Ansible logs in to {other.name} too"
+            collector.at(host.name)(("ansible_host",), reason, "give every host its own")
 
 
 def _networks_of_microk8s() -> list[tuple[str, ipaddress.IPv4Network]]:

@@ -23,7 +23,7 @@ try:
 except ImportError:  # not an interface that Ansible promises to keep
     Origin = None
 
-_CONNECTION = ("ansible_host",)
+_CONNECTION = ("ansible_host", "ansible_port")
 # Renders a text in the context of a host's variables.
 Render = Callable[[str, Any], Any]
 

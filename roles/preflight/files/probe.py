@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Look at a host and print what was found as JSON. Reads only; runs on any Python 3 with nothing installed.
 
-The argument is JSON: the control node's time, the host's cluster address, the peers that it must reach, the ports that
-MicroK8s needs, and the directories whose file systems count. What identifies a machine leaves it as a digest only.
+The argument is JSON: the control node's time, whether there shall be a GPU, the peers and mirrors that the host must
+reach, the ports that MicroK8s needs, and the directories whose file systems count. What identifies a machine leaves it
+as a digest only.
 """
 
 import glob
@@ -249,6 +250,7 @@ def main():
     slow = {
         "store": lambda: store() if snapd and not installed else None,
         "unreachable": lambda: reach(wanted["peers"]),
+        "mirrors": lambda: reach(wanted["mirrors"]),
         "gpu": lambda: gpu() if wanted["gpu"] else None,
     }
     threads = [threading.Thread(target=lambda name=name: found.update({name: slow[name]()})) for name in slow]

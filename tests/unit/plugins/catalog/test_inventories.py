@@ -109,6 +109,15 @@ CASES = [
         [("hosts.yml:4: ansible_host is 192.168.1.12, the address of controller too", "its own")],
     ),
     Case(
+        "a login twice",
+        {
+            "hosts.yml": hosts(
+                "controller: {ansible_host: 192.168.1.12, tokenlabs_cluster_address: 10.0.0.1}",
+            )
+        },
+        [("hosts.yml:4: ansible_host is 192.168.1.12, where Ansible logs in to controller too", "its own")],
+    ),
+    Case(
         "a name for an address",
         {"hosts.yml": hosts("controller: {ansible_host: controller.lan}")},
         [("hosts.yml:2: ansible_host 'controller.lan' is a name, and MicroK8s joins by IPv4", "cluster_address")],
@@ -674,6 +683,27 @@ def test_good_labels_and_taints(tmp_path: Path) -> None:
         "tokenlabs_node_taints: [{key: a, effect: NoExecute}, {key: a, value: b, effect: NoSchedule}]\n"
     )
     assert problems(write(tmp_path, {SPARK: GOOD[SPARK] + text})) == []
+
+
+def test_hosts_behind_one_address_have_ports_of_their_own(tmp_path: Path) -> None:
+    """As with port forwarding, where ansible_host is the router's."""
+    sparks = ", ".join(
+        f"spark-0{n}: {{ansible_host: 203.0.113.1, ansible_port: 220{n}, tokenlabs_cluster_address: 192.168.1.1{n}}}"
+        for n in (1, 2)
+    )
+    assert problems(write(tmp_path, {"hosts.yml": hosts(sparks=sparks)})) == []
+
+
+def test_mirrors_are_known_by_their_ports(tmp_path: Path) -> None:
+    text = GOOD[MAIN] + (
+        "tokenlabs_mirrors: {charts: 'oci://a', charts_plain_http: true, downloads: 'http://b:81/d', pypi: 'https://c/s'}\n"
+    )
+    mirrors = load(write(tmp_path, {MAIN: text}))["catalog"]["mirrors"]
+    assert [tuple(mirror.values()) for mirror in mirrors] == [
+        ("charts", "a", 80),
+        ("downloads", "b", 81),
+        ("pypi", "c", 443),
+    ]
 
 
 def test_an_odd_number_of_controllers(tmp_path: Path) -> None:

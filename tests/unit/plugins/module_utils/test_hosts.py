@@ -81,6 +81,7 @@ def probe(host: str = SPARK, **changes: Any) -> dict[str, Any]:
         "routes": [["10.77.0.0/16", "eth0"], ["172.17.0.0/16", "docker0"]],
         "ports": {},
         "unreachable": [],
+        "mirrors": [],
         "gpu": {"error": "", "names": ["NVIDIA GB10"], "driver": "580.126.09"} if spark else None,
         "runtime": spark,
         "clock": {"sent": 1000.0, "arrived": 1000.8, "finished": 1001.0},
@@ -215,6 +216,12 @@ ERRORS = {
         "network",
         "controller (10.77.0.10) on 16443, 25000: timed out",
         "firewall of controller",
+    ),
+    "a mirror that is down": (
+        {"mirrors": [["charts", 5000, "refused"]]},
+        "mirror",
+        "charts on port 5000: refused",
+        "tokenlabs_mirrors.charts",
     ),
     "an address of the load balancer": (
         {"addresses": [*probe()["addresses"], eth0("10.77.0.205", name="eth1")]},
@@ -417,6 +424,21 @@ def test_a_limited_run_judges_without_the_controller() -> None:
     assert the_row(examine(results, NODES, LIMITS))[:3] == ["error", SPARK, "network"]
 
 
+def test_a_hundred_hosts_are_judged_in_a_moment() -> None:
+    names = [f"spark-{number:03}" for number in range(100)]
+    nodes = {name: {**NODES[SPARK], "name": name, "address": f"10.77.1.{number}"} for number, name in enumerate(names)}
+    nodes[CONTROLLER] = NODES[CONTROLLER]
+    results = {CONTROLLER: {"stdout": json.dumps(probe(CONTROLLER))}}
+    for name in names:
+        found = {**probe(memory=1), "host_name": name, "identity": {"machine": name, "ssh": name}}
+        found["addresses"] = [["eth0", "", nodes[name]["address"], 16]]
+        results[name] = {"stdout": json.dumps(found)}
+    begun = time.process_time()
+    row = the_row(examine(results, nodes, LIMITS))
+    assert row[:3] == ["error", ", ".join(names), "memory"]
+    assert time.process_time() - begun < 1
+
+
 # --- acceptance, and hosts that do not answer ---
 
 
@@ -485,7 +507,7 @@ def test_versions(version: str, key: tuple[int, ...]) -> None:
 
 
 def look(program: str | None = None, **question: Any) -> dict[str, Any]:
-    asked = {"sent": time.time(), "gpu": False, "paths": ["/var/snap"], "ports": [], "peers": []}
+    asked = {"sent": time.time(), "gpu": False, "paths": ["/var/snap"], "ports": [], "peers": [], "mirrors": []}
     done = subprocess.run(
         [sys.executable, "-", json.dumps({**asked, **question})],
         input=program or PROBE.read_text(),
@@ -538,6 +560,11 @@ def test_probe_sees_who_has_a_port_and_which_peers_answer() -> None:
     assert found["ports"] == {f"{tcp}/tcp": mine, f"{udp}/udp": mine}
     assert [lost[:2] for lost in found["unreachable"]] == [["nowhere", 1], ["refused", 1]]
     assert found["unreachable"][1][2] == "refused"
+
+
+def test_probe_calls_mirrors() -> None:
+    found = look(mirrors=[["charts", "127.0.0.1", 1], ["pypi", "no.such.host.invalid", 80]])
+    assert [lost[:2] for lost in found["mirrors"]] == [["charts", 1], ["pypi", 80]]
 
 
 def with_files(directory: Path, **files: str) -> str:
