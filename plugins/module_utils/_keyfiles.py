@@ -175,8 +175,10 @@ class KeyFiles:
             except KeyFileError as error:
                 found[match["stem"]] = replace(stored, trouble=str(error))
                 continue
+            # An empty one, which a killed process did not get to fill, is there too: to be filled, or removed.
             if key is not None:
-                found[match["stem"]] = replace(stored, successor=key) if match["slot"] else replace(stored, key=key)
+                stored = replace(stored, successor=key) if match["slot"] else replace(stored, key=key)
+            found[match["stem"]] = stored
         return found
 
     def read(self, stem: str) -> str | None:
@@ -292,10 +294,14 @@ class KeyFiles:
         with contextlib.suppress(FileNotFoundError):
             # A file that holds no key is shelved all the same: nothing must be left that counts.
             try:
-                key = read_key(path) or ""
+                key = read_key(path)
             except KeyFileError:
                 key = ""
-            os.rename(path, self.path(stem, f".key.{digits(key)}.old"))
+            if key is None:
+                # Empty: what a killed process did not get to fill.
+                os.unlink(path)
+            else:
+                os.rename(path, self.path(stem, f".key.{digits(key)}.old"))
 
     def forget(self, stem: str, old: Iterable[str] | None = None) -> None:
         """Remove shelved keys, by their fingerprints' digits, or all."""

@@ -448,7 +448,7 @@ class TenantPlan:
             return
         name = stem(self._tenant.name, key.name)
         kept = [each for each in (stored.key, stored.successor) if each and each not in leaving]
-        if key.key_file and not kept:
+        if key.key_file and (not kept or imported.key not in (None, *kept)):
             if imported.key is None:
                 self._problem = self._problem or imported.trouble or f"{key.key_file}, its key_file, is not there"
                 return
@@ -456,12 +456,10 @@ class TenantPlan:
             self._create(target, imported.key)
             if stored.key:
                 self._made.append(Promote(name))
-        elif key.key_file and imported.key not in (None, kept[0]):
-            self._problem = self._problem or f"the key file {name}{CURRENT} holds another key than {key.key_file}"
-            return
         elif kept:
-            self._create(target, kept[0])
-            if kept[0] == stored.successor:
+            chosen = imported.key if imported.key in kept else kept[0]
+            self._create(target, chosen)
+            if chosen == stored.successor:
                 self._made.append(Promote(name))
         else:
             self._made.append(Store(name, NEXT if stored.key else CURRENT))
@@ -543,9 +541,18 @@ class TenantPlan:
         return not any(each.ours for each in live.credentials)
 
     def _clean(self, key_name: str, stored: Stored, lives: Sequence[Live]) -> None:
-        gone = sorted(stored.old - {digits(live.key) for live in lives})
+        name = stem(self._tenant.name, key_name)
+        shelved = set(stored.old)
+        # By what is done now.
+        if stored.key and Promote(name) in self._made:
+            shelved.add(digits(stored.key))
+        if stored.successor and any(
+            isinstance(step, Store) and (step.stem, step.slot) == (name, NEXT) for step in self._made
+        ):
+            shelved.add(digits(stored.successor))
+        gone = sorted(shelved - {digits(live.key) for live in lives})
         if gone:
-            self._removed.append(Forget(stem(self._tenant.name, key_name), tuple(gone)))
+            self._removed.append(Forget(name, tuple(gone)))
             self._actions.add("revoked")
             self._files_only += [f"key {key_name} sha256:{each} is left over in a file" for each in gone]
 
