@@ -519,22 +519,26 @@ class TenantPlan:
 
     def _settle(self, key_name: str, stored: Stored, current: Live, lives: Sequence[Live]) -> None:
         """The files of a key that stays; after an interruption, they may be behind the cluster."""
+        name, own = stem(self._tenant.name, key_name), digits(current.key)
+        if stored.key == current.key or stored.trouble:
+            return
         if stored.successor == current.key:
-            self._made.append(Promote(stem(self._tenant.name, key_name)))
-            self._files_only.append(f"key {key_name} sha256:{digits(current.key)} is not in its file")
+            self._made.append(Promote(name))
         elif stored.key and stored.key not in {live.key for live in lives}:
             self._problem = self._problem or (
                 "the key file holds another key than the cluster: remove the file, or the Secret"
             )
-        elif stored.key is None and not stored.trouble:
-            name, own = stem(self._tenant.name, key_name), digits(current.key)
-            if own in stored.old:
-                # It was to go, and stays after all.
-                self._made.append(Store(name, CURRENT, current.key))
-                self._removed.append(Forget(name, (own,)))
-                self._files_only.append(f"key {key_name} sha256:{own} is not in its file")
-            elif self._is_adopted(current):
-                self._made.insert(0, Store(name, CURRENT, current.key))
+            return
+        elif own in stored.old:
+            # It was to go, and stays after all.
+            self._made.append(Store(name, NEXT if stored.key else CURRENT, current.key))
+            self._made += [Promote(name)] if stored.key else []
+            self._removed.append(Forget(name, (own,)))
+        elif stored.key is None and self._is_adopted(current):
+            self._made.insert(0, Store(name, CURRENT, current.key))
+        else:
+            return
+        self._files_only.append(f"key {key_name} sha256:{own} is not in its file")
 
     @staticmethod
     def _is_adopted(live: Live) -> bool:
