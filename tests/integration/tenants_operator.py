@@ -31,6 +31,8 @@ class Operator:
         play: dict[str, Any] = {
             "hosts": "controllers[0]",
             "gather_facts": False,
+            # As in the playbooks; files are fetched in another way with it.
+            "become": True,
             "module_defaults": {"group/tokenlabs.platform.k8s": {"kubeconfig": str(api.kubeconfig)}},
             # As in the playbooks: the controller's interpreter is not there on the operator's machine.
             "vars": {"ansible_python_interpreter": str(self.controllers_python)},

@@ -108,22 +108,33 @@ def observatory(operator: Operator) -> Observatory:
 
 
 def test_a_run_gives_no_key_away(operator: Operator, observatory: Observatory) -> None:
-    keys: set[str] = set()
+    imported, adopted = new_key(), new_key()
+    keys = {imported, adopted}
+    by_hand = {"name": "tenant-hooli", "labels": {"app": "token-labs"}, "annotations": {"kuadrant.io/groups": "free"}}
+    data = {"api_key": base64.b64encode(adopted.encode()).decode()}
+    operator.api.raw("POST", operator.path, {"metadata": by_hand, "data": data})
+    file = operator.directory / "imported.key"
+    file.touch(0o600)
+    file.write_text(imported)
 
     def step(name: str, *tenants: dict[str, Any], **more: Any) -> None:
-        observatory.run(name, {"tokenlabs_tenants": list(tenants)}, **more)
-        keys.update(path.read_text() for path in operator.keys.glob("*.key"))
+        observatory.run(name, {"tokenlabs_tenants": list(tenants), "tokenlabs_adopt": True}, **more)
+        keys.update(path.read_text() for path in operator.keys.glob("*.key*"))
 
-    acme, initech = {"name": "acme", "tier": "free"}, {"name": "initech", "tier": "pro"}
-    step("new", acme, initech)
-    step("changed", {**acme, "tier": "pro"}, {**initech, "state": "suspended"}, callback="ansible.posix.json")
+    acme = {"name": "acme", "tier": "free", "keys": [{"name": "default"}, {"name": "ci"}]}
+    initech = {"name": "initech", "tier": "pro", "keys": [{"name": "default", "key_file": str(file)}]}
+    hooli = {"name": "hooli", "tier": "free"}
+    step("new", acme, initech, hooli)
+    assert len(keys) == 4
+    rotated = {**acme, "tier": "pro", "rotate": 2}
+    step("changed", rotated, {**initech, "state": "suspended"}, hooli, callback="ansible.posix.json")
+    assert len(keys) == 6
     # Errors quote what they are about.
     (operator.keys / "acme.key").write_text(wrong := f"{secrets.token_urlsafe(32)} is no key")
     keys.add(wrong.partition(" ")[0])
-    (operator.keys / "initech.key").write_text(other := new_key())
+    (operator.keys / "hooli.key").write_text(other := new_key())
     keys.add(other)
-    step("failed", acme, {**initech, "state": "present"}, rc=2)
-    assert len(keys) == 5
+    step("failed", acme, initech, hooli, rc=2)
 
     found = observatory.all_places()
     assert leaks(found, {needle for key in keys for needle in needles(key, PREFIX)}) == set()
