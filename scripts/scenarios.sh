@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs scenarios, each on a lab of its own: what molecule/NAME says, then tests/scenarios/test_NAME*.py on the same lab.
-# Those marked `long` run with LONG=1 only.
+# Those marked `long` run with LONG=1 only. The hosts are those of inventories/NAME, or of inventories/lab.
 #   [LONG=1] scripts/scenarios.sh NAME...
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,11 @@ marks=(-m "not long")
 for scenario in "$@"; do
   name="test-$scenario-$$"
   trap 'lab/ctl --name "$name" down' EXIT
-  lab/ctl --name "$name" up
+  INVENTORY="inventories/$scenario"
+  [ -d "$INVENTORY" ] || INVENTORY=inventories/lab
+  export INVENTORY
+  hosts=$(ansible all -i "$INVENTORY" --list-hosts | tail -n +2 | xargs | tr ' ' ,)
+  lab/ctl --name "$name" up --hosts "$hosts"
   if [ -f "molecule/$scenario/molecule.yml" ]; then
     lab/ctl --name "$name" exec -- molecule test -s "$scenario" --destroy never
   fi

@@ -20,7 +20,6 @@ def entered(name: str, hosts: list[str]) -> Iterator[None]:
     previous = dict(os.environ)
     state = os.environ.get("TOKENLABS_LAB_STATE", "/var/tmp/tokenlabs-lab")
     os.environ |= {"TOKENLABS_LAB": f"{state}/{name}", "TOKENLABS_LAB_NAME": name}
-    cluster.hosts.cache_clear()
     try:
         cluster.lab("up", "--hosts", ",".join(hosts))
         conftest.ENTER[:] = [cluster.CTL, "exec", "--"]

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from tests.scenarios.conftest import REPO, kubectl, playbook, run
@@ -18,7 +17,7 @@ from tests.scenarios.evidence import Command, commands
 CTL = str(REPO / "lab/ctl")
 DATA = "/var/snap/microk8s/current"
 LOCKS = f"{DATA}/var/lock"
-TOKENS = f"{DATA}/credentials/cluster-tokens.txt"
+MINTED = "/var/lib/snapsim/minted-tokens"
 # What a failed join leaves, and what a node that looks joined but is not has or lacks.
 HALF_JOINED = (
     f"cd {LOCKS}; test -e join-in-progress && echo join-in-progress; "
@@ -82,10 +81,10 @@ def lab(*arguments: str) -> str:
     return result.text
 
 
-@cache
 def hosts(kind: str = "") -> list[str]:
+    """Those that are switched on."""
     known = json.loads(lab("status", "--json"))["hosts"]
-    return [name for name, host in known.items() if kind in ("", host["kind"])]
+    return [name for name, host in known.items() if kind in ("", host["kind"]) and host["running"]]
 
 
 def controller() -> str:
@@ -94,14 +93,22 @@ def controller() -> str:
 
 def leaks(text: str, since: float) -> list[str]:
     """Where a token that was minted can be read: in what a run said, or in what a host has written since then."""
-    minted = on(controller(), "cat /var/lib/snapsim/minted-tokens 2>/dev/null || true").split()
+    live = hosts()
+    minted = [
+        token for host in live for token in on(host, "cat /var/lib/snapsim/minted-tokens 2>/dev/null || true").split()
+    ]
     # The tokens are not sent there to be searched for: sudo logs its command lines.
     written = (
         f"(journalctl --no-pager --since=@{int(since)}; find /var/log /root /home /tmp -type f "
         f'-newermt @{int(since)} -exec cat {{}} +) 2>/dev/null | tr -cd "[:print:]\\n"'
     )
-    places = {"the output of the run": text} | ({host: on(host, written) for host in hosts()} if minted else {})
+    places = {"the output of the run": text} | ({host: on(host, written) for host in live} if minted else {})
     return [f"{place}: a token" for place, said in places.items() if any(token in said for token in minted)]
+
+
+def tokens(host: str) -> list[str]:
+    """Join tokens that the host would still take."""
+    return on(host, f"cat {DATA}/credentials/cluster-tokens.txt 2>/dev/null || true").split()
 
 
 def nodes() -> dict[str, dict[str, Any]]:
@@ -128,12 +135,11 @@ def until_not_ready(host: str) -> None:
 @contextmanager
 def filtered(host: str, port: int) -> Iterator[None]:
     """Packets to the port vanish, as behind a firewall."""
-    rule = f'dir in src 0.0.0.0/0 dst $(hostname -I | cut -d" " -f1)/32 proto 6 dport {port}'
-    on(host, f"ip xfrm policy add {rule} action block")
+    lab("fault", "filter", host, str(port))
     try:
         yield
     finally:
-        on(host, f"ip xfrm policy delete {rule}")
+        lab("fault", "unfilter", host)
 
 
 def forget(*names: str) -> None:
@@ -146,9 +152,10 @@ def forget(*names: str) -> None:
 
 def settled() -> None:
     """The cluster is whole: every host a Ready member, no token waits, no join hangs half-way."""
-    assert {name for name, node in nodes().items() if ready(node)} == set(hosts())
-    assert on(controller(), f"cat {TOKENS} 2>/dev/null || true").strip() == ""
-    for host in hosts():
+    live = hosts()
+    assert {name for name, node in nodes().items() if ready(node)} == set(live)
+    for host in live:
+        assert tokens(host) == [], host
         assert on(host, HALF_JOINED).strip() == "", host
 
 

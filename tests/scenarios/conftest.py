@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
+INVENTORY = os.environ.get("INVENTORY", "inventories/lab")
 # Put before each command; tests/rollout enters its labs by it.
 ENTER: list[str] = []
 
@@ -32,12 +33,12 @@ def run(*command: str | Path, timeout: int = 900) -> Run:
 
 
 def playbook(name: str, *arguments: str) -> Run:
-    return run("ansible-playbook", "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments)
+    return run("ansible-playbook", "-i", INVENTORY, f"playbooks/{name}.yml", *arguments)
 
 
 def kill_when(name: str, matches: Callable[[str], bool], *arguments: str, limit: int = 900) -> str:
     """Start a playbook and SIGKILL it with all that it started when a line of its output matches; returns the line."""
-    command = [*ENTER, "ansible-playbook", "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments]
+    command = [*ENTER, "ansible-playbook", "-i", INVENTORY, f"playbooks/{name}.yml", *arguments]
     process = subprocess.Popen(
         command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

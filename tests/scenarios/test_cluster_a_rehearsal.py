@@ -12,15 +12,17 @@ import yaml
 from tests.scenarios.cluster import controller, forget, on, rollout, settled
 from tests.scenarios.evidence import commands, state, writes
 
-# What the role says that it would do, and the commands by which it does it. A command of a whole class: WORD.
+RESTART = r"snap restart microk8s\.daemon-containerd microk8s\.daemon-kubelite"
+# What the role says that it would do, and the commands by which it does it; what it does to files only has none.
 DONE_BY = {
     r"install: .*": [r"snap install .*microk8s"],
     r"join the cluster of \S+": [r"microk8s join .* --worker"],
     r"hold automatic refreshes": [r"snap refresh --hold microk8s"],
-    r"set kubelet arguments .*": [r"snap restart microk8s\.daemon-containerd microk8s\.daemon-kubelite"],
-    r"add the nvidia runtime to containerd": [r"snap restart microk8s\.daemon-containerd microk8s\.daemon-kubelite"],
-    r"alias kubectl": [r"snap alias microk8s\.kubectl kubectl"],
-    r"let runc signal containers": [],
+    r"(set|remove) kubelet arguments .*": [RESTART],
+    r"(add|remove) the nvidia runtime (to|from) containerd": [RESTART],
+    r"(let|no longer let) containerd take CDI devices": [RESTART],
+    r"restart .*": [RESTART],
+    r"write .*|turn swap off|turn time synchronisation on|take back .* tokens of earlier joins": [],
 }
 LOG = re.compile(r"^\S+ \S+ p=(\d+) u=\S+ n=\S+ \w+\| ?")
 
@@ -43,8 +45,11 @@ def foretold(text: str) -> dict[str, list[str]]:
 
 
 def patterns(promise: str) -> list[str]:
-    if promise.startswith("enable "):
-        return [rf"microk8s enable {name}\b.*" for name in promise.removeprefix("enable ").split(", ")]
+    word, _, rest = promise.partition(" ")
+    if word == "enable":
+        return [rf"microk8s enable {name}\b.*" for name in rest.split(", ")]
+    if word == "alias":
+        return [rf"snap alias microk8s\.{name} {name}" for name in rest.split(", ")]
     (found,) = [done for words, done in DONE_BY.items() if re.fullmatch(words, promise)]
     return found
 
