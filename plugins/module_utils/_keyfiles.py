@@ -228,7 +228,8 @@ class KeyFiles:
                     opened.callback(os.close, descriptor)
                 descriptors[name, slot] = descriptor
             try:
-                self.sync([] if len(keys) > BULK else list(descriptors.values()))
+                bulk = len(keys) > BULK
+                self.sync([] if bulk else descriptors.values(), everything=bulk)
             except OSError:
                 for name, slot in descriptors:
                     with contextlib.suppress(OSError):
@@ -260,19 +261,20 @@ class KeyFiles:
             os.unlink(path)
             return os.open(path, flags, 0o600)
 
-    def sync(self, descriptors: Iterable[int] = ()) -> None:
-        """Wait for the disk: for these files and the directory, or without files for all of the file system."""
-        opened = list(descriptors)
-        for descriptor in opened:
+    def sync(self, descriptors: Iterable[int] = (), everything: bool = False) -> None:
+        """Wait for the disk: for these files and what files there are, or for all of the file system."""
+        for descriptor in descriptors:
             os.fsync(descriptor)
-        directory = os.open(self._directory, os.O_RDONLY)
-        try:
-            if opened:
-                os.fsync(directory)
-            elif _LIBC.syncfs(directory):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        finally:
-            os.close(directory)
+        for path in (self._directory,) if everything else (self._directory, self._marks):
+            with contextlib.suppress(FileNotFoundError):
+                directory = os.open(path, os.O_RDONLY)
+                try:
+                    if not everything:
+                        os.fsync(directory)
+                    elif _LIBC.syncfs(directory):
+                        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+                finally:
+                    os.close(directory)
 
     # --- Moving and removing them ----------------------------------------------------------------------------------
 

@@ -280,7 +280,7 @@ def history() -> Iterator[History]:
         begun = History(World(Path(directory)))
         patch.setattr(_keyfiles, "os", begun.mortal)
         # Waiting for the disk is not what is looked at.
-        patch.setattr(_keyfiles.KeyFiles, "sync", lambda self, descriptors=(): None)
+        patch.setattr(_keyfiles.KeyFiles, "sync", lambda self, descriptors=(), everything=False: None)
         yield begun
 
 
