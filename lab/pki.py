@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-LIFETIME = datetime.timedelta(days=30)
+LIFETIME = datetime.timedelta(days=3650)  # as MicroK8s makes its CA
 MASTERS = "system:masters"
 # Names by which the audit log can tell the lab's own parts from whoever works on the cluster.
 CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
