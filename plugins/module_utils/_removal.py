@@ -170,6 +170,10 @@ def _afterwards(case: Case, steps: Mapping[str, str]) -> list[str]:
     if case.node:
         found.append("Its Node is gone, with all labels and taints, also those of the GPU operator; an address that "
                      "MetalLB announced from it has moved to another node.")  # fmt: skip
+    left = len(case.members) - 1
+    if case.keeps_data and left % 2 == 0:
+        found.append(f"{left} controllers survive no more losses than {left - 1}, and an inventory with an even "
+                     "number of them is refused: add one, or remove another.")  # fmt: skip
     found += [f"Lost: {loss}." for loss in _losses(case)]
     if not case.reached:
         found.append("If the machine comes back as it was, its kubelet joins again by itself: run "

@@ -154,6 +154,12 @@ def test_one_of_three_controllers_may_leave() -> None:
     assert steps(controllers(True, True, True)) == ["drain", "leave", "forget"]
 
 
+@pytest.mark.parametrize(("count", "told"), [(3, True), (2, False), (5, True), (4, False)])
+def test_an_even_number_of_controllers_is_told(count: int, told: bool) -> None:
+    afterwards = " ".join(plan_removal(controllers(*[True] * count))["afterwards"])
+    assert ("an even number" in afterwards) == told
+
+
 def test_the_majority_must_stay() -> None:
     assert "no majority" in finding(controllers(True, True, False))
 
