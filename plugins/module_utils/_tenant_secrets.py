@@ -21,6 +21,9 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles impor
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import (
     DEFAULT_KEY,
     KEY_LABEL,
+    PRESENT,
+    SUSPENDED,
+    Key,
     Tenant,
     moment,
     stamp,
@@ -41,6 +44,9 @@ CREATED = "tokenlabs.io/created-at"
 GENERATION = "tokenlabs.io/generation"
 EXPIRES = "tokenlabs.io/expires-at"
 RETIRES = "tokenlabs.io/retire-at"
+# What is wanted of this key alone; kept for when it is not in its tenant's list any more.
+KEY_STATE = "tokenlabs.io/key-state"
+KEY_EXPIRES = "tokenlabs.io/key-expires-at"
 REPLACES = "tokenlabs.io/replaces"
 CONTACT = "tokenlabs.io/contact"
 TOUCHED = "tokenlabs.io/touched"
@@ -120,6 +126,12 @@ class Credential:
     def expires(self) -> datetime | None:
         return self._moment(EXPIRES)
 
+    @property
+    def own(self) -> Key:
+        """What was wanted of it when it was in the list last."""
+        state = SUSPENDED if self.annotations.get(KEY_STATE) == SUSPENDED else PRESENT
+        return Key(self.key_name or DEFAULT_KEY, state, self._moment(KEY_EXPIRES))
+
     def _moment(self, annotation: str) -> datetime | None:
         try:
             return moment(self.annotations.get(annotation))
@@ -144,7 +156,7 @@ class Target:
     """A key's Secret as it shall be."""
 
     tenant: Tenant
-    key_name: str
+    key: Key = Key()
     active: bool = True
     generation: int = 1
     created: datetime | None = None
@@ -152,6 +164,10 @@ class Target:
     retires: datetime | None = None
     # The digits of the fingerprints of the keys whose place it takes.
     replaces: str = ""
+
+    @property
+    def key_name(self) -> str:
+        return self.key.name
 
     @property
     def labels(self) -> dict[str, str]:
@@ -174,6 +190,8 @@ class Target:
             EXPIRES: stamp(self.expires) if self.expires else "",
             RETIRES: stamp(self.retires) if self.retires else "",
             REPLACES: self.replaces,
+            KEY_STATE: SUSPENDED if self.key.state == SUSPENDED else "",
+            KEY_EXPIRES: stamp(self.key.expires) if self.key.expires else "",
             CONTACT: self.tenant.contact,
             **{METADATA + name: value for name, value in self.tenant.metadata.items()},
         }

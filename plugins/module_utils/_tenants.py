@@ -436,7 +436,7 @@ class TenantPlan:
         if live:
             generation = live.generation
             more = {"created": live.created, "replaces": ",".join(live.replaces), **more}
-        return Target(tenant, key.name, active, generation, expires=expires, **more)
+        return Target(tenant, key, active, generation, expires=expires, **more)
 
     def _first(self, key: Key, stored: Stored, imported: Stored, leaving: Collection[str]) -> None:
         """A key of a name that has none that counts: imported, found in its file, or made."""
@@ -567,7 +567,9 @@ class TenantPlan:
             if self._rules.prune:
                 self._revoke(name, lives)
                 return
-        self._keep(Key(name), lives, _staying(lives, NOTHING), self._stored(name))
+        staying = _staying(lives, NOTHING)
+        own = (staying or lives)[0].newest.own
+        self._keep(replace(own, name=name), lives, staying, self._stored(name))
 
     def _revoke(self, key_name: str, lives: Sequence[Live]) -> None:
         name = stem(self._tenant.name, key_name)

@@ -67,7 +67,8 @@ options:
         description:
           - The tenant's keys. Without this list, there is one with the name V(default), and other keys that the tenant
             has are left alone.
-          - A key that is in the cluster and not in the list is left alone, unless O(prune=true).
+          - A key that is in the cluster and not in the list is left alone, unless O(prune=true). It keeps its own state
+            and expiry, and follows the tenant's.
         type: list
         elements: dict
         suboptions:

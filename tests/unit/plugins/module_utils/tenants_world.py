@@ -178,6 +178,6 @@ class World:
         return {path.read_text() for path in self.directory.glob("*.key*")}
 
     def hand_made(self, name: str, tenant: str, tier: str, key: str, **labels: str) -> None:
-        item = Target(Tenant(tenant, tier), "default").secret(name, key, datetime(2025, 1, 1, tzinfo=UTC))
+        item = Target(Tenant(tenant, tier)).secret(name, key, datetime(2025, 1, 1, tzinfo=UTC))
         item["metadata"]["labels"] = {k: v for k, v in {**item["metadata"]["labels"], **labels}.items() if v}
         self.cluster.put(item)

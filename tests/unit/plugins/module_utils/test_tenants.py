@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import new_key
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Result
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant, TenantsError, desired
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Key, Tenant, TenantsError, desired
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     CREATED,
     FINGERPRINT,
@@ -340,7 +340,7 @@ def test_a_foreign_secret_of_the_wanted_name_is_a_conflict(world: World) -> None
     key = new_key()
     world.files.make()
     world.files.write("acme", key)
-    name = Target(Tenant("acme", "free"), "default").name()
+    name = Target(Tenant("acme", "free")).name()
     world.cluster.put({"metadata": {"name": name, "labels": {}}, "data": {"password": "eA=="}})
     result = world.run(Tenant("acme", "free"))
     assert name in result.problems["acme"]
@@ -351,7 +351,7 @@ def test_one_that_appears_meanwhile_is_not_overwritten(world: World) -> None:
     world.files.make()
     key = new_key()
     world.files.write("acme", key)
-    name = Target(Tenant("acme", "free"), "default").name()
+    name = Target(Tenant("acme", "free")).name()
 
     def intrude(verb: str, _name: str) -> None:
         world.cluster.before_write = lambda verb, name: None
@@ -533,7 +533,7 @@ def test_all_wrong_input_is_named_at_once() -> None:
 
 def test_names_are_stable_and_short() -> None:
     names = {
-        Target(Tenant("acme", tier), key, generation=generation).name(revision)
+        Target(Tenant("acme", tier), Key(key), generation=generation).name(revision)
         for tier in TIERS
         for key in ("default", "ci")
         for generation in (1, 2)
@@ -543,4 +543,4 @@ def test_names_are_stable_and_short() -> None:
     for name in names:
         found = Credential(name, "", "", OURS, {})
         assert (found.tenant, found.key_name) == ("acme", "ci" if ".ci-" in name else "default")
-    assert len(Target(Tenant("a" * 63, "free"), "b" * 32).name()) < 253
+    assert len(Target(Tenant("a" * 63, "free"), Key("b" * 32)).name()) < 253

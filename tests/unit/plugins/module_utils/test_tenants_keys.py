@@ -218,6 +218,23 @@ def test_one_key_of_two_is_suspended(world: World) -> None:
     assert let_in(world) == keys
 
 
+def test_a_key_that_is_not_listed_any_more_keeps_what_was_wanted_of_it(world: World) -> None:
+    end = world.now + DAY
+    world.run(acme(Key(), Key("ci", "suspended"), Key("old", expires=end)))
+    opened = let_in(world)
+    for later in (acme(Key()), ACME):
+        settled(world, later)
+        assert let_in(world) == opened
+    assert done(world.run(acme(state="suspended"))) == {"suspended": ["acme"]} and let_in(world) == set()
+    assert done(world.run(ACME)) == {"resumed": ["acme"]} and let_in(world) == opened
+    world.now = end
+    assert done(world.run(ACME)) == {"suspended": ["acme"]}
+    assert let_in(world) == {world.files.read("acme")}
+    # What is written for it counts again.
+    assert done(world.run(acme(Key(), Key("ci"), Key("old")))) == {"resumed": ["acme"]}
+    assert len(let_in(world)) == 3
+
+
 def test_pruning_keys(world: World) -> None:
     tenants = [Tenant(f"t{number}", "free", keys=(Key(), Key("ci"))) for number in range(11)]
     world.run(*tenants)
