@@ -38,10 +38,12 @@ class ActionModule(ActionBase):
             }
         )
         names, folder = arguments["names"], Folder(Path(arguments["dest"]).absolute(), arguments["recipient"])
-        if self._task.check_mode or not names:
-            return {"changed": bool(names), "files": {name: str(folder.path(name)) for name in names}}
         try:
-            folder.prepare()
+            # Without names, that is all: a role can ask for it before keys are made.
+            folder.check()
+            if self._task.check_mode or not names:
+                return {"changed": bool(names), "files": {name: str(folder.path(name)) for name in names}}
+            folder.make()
             keys = self._ask(arguments["src"], names, task_vars)
             written = folder.write(keys)
         except (HandoverError, OSError) as error:

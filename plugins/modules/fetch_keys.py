@@ -39,7 +39,8 @@ options:
     required: true
   names:
     description:
-      - The files to fetch, without C(.key); the keys of C(key_files) of M(tokenlabs.platform.tenants).
+      - The files to fetch, without C(.key); the keys of C(key_files) of M(tokenlabs.platform.tenants). Without any,
+        it is only found out whether files could be encrypted for O(recipient).
     type: list
     elements: str
     required: true

@@ -30,13 +30,16 @@ class Folder:
     def path(self, name: str) -> Path:
         return self._directory / f"{name}.key{'.age' if self._recipient else ''}"
 
-    def prepare(self) -> None:
-        """Find out what could be in the way before the keys are asked for."""
+    def check(self) -> None:
+        """Find out whether keys can be encrypted for the recipient."""
         if self._recipient:
             self._age = shutil.which("age")
             if self._age is None:
                 raise HandoverError("age is not installed on the machine that runs Ansible: install it (package age)")
             self._encrypt(b"")
+
+    def make(self) -> None:
+        """Make the folder if need be, and close it to others."""
         with contextlib.suppress(FileExistsError):
             self._directory.mkdir(mode=0o700, parents=True)
         found = self._directory.lstat()

@@ -31,7 +31,6 @@ class Operator:
         play: dict[str, Any] = {
             "hosts": "controllers[0]",
             "gather_facts": False,
-            # As in the playbooks; files are fetched in another way with it.
             "become": True,
             "module_defaults": {"group/tokenlabs.platform.k8s": {"kubeconfig": str(api.kubeconfig)}},
             # As in the playbooks: the controller's interpreter is not there on the operator's machine.
@@ -50,11 +49,24 @@ class Operator:
         self.log = directory / "ansible.log"
         self.command = [str(Path(sys.executable).with_name("ansible-playbook"))]
 
+    def entry_point(self, name: str) -> None:
+        """Write a play NAME.json for another entry point of the role."""
+        [play] = json.loads((self.directory / "play.json").read_text())
+        del play["roles"]
+        role = {"name": "tokenlabs.platform.tenants", "tasks_from": name}
+        play["tasks"] = [{"name": "Run it", "ansible.builtin.include_role": role}]
+        (self.directory / f"{name}.json").write_text(json.dumps([play]))
+
     def run(
-        self, *tenants: dict[str, Any], options: tuple[str, ...] = (), rc: int = 0, **variables: Any
+        self,
+        *tenants: dict[str, Any],
+        options: tuple[str, ...] = (),
+        rc: int = 0,
+        play: str = "play.json",
+        **variables: Any,
     ) -> dict[str, Any]:
         """Run the role and say what the recap counts."""
-        done = self.start({"tokenlabs_tenants": list(tenants), **variables}, options)
+        done = self.start({"tokenlabs_tenants": list(tenants), **variables}, options, play=play)
         output = done.stdout + done.stderr
         assert done.returncode == rc, output
         recap = re.search(r"controller +: (.*)", output)
