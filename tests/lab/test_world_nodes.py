@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ HANDLERS = kubelet.HANDLERS
 
 
 def node(name: str = "n", ready: bool = True, gpu: bool = False, handlers: str = "runc", **labels: str) -> Any:
-    notes = {HANDLERS: handlers, gpu_operator.GPU: "NVIDIA GB10" if gpu else "false"}
+    notes = {HANDLERS: handlers}
+    if gpu:
+        notes |= {kubelet.GPU: "NVIDIA GB10", kubelet.DRIVER: "580.126.09"}
     return obj("Node", name, annotations=notes, labels=labels, status={"conditions": [cond("Ready", ready)]})
 
 
@@ -254,6 +257,62 @@ def test_time_slicing(rename: bool, resource: str, product: str) -> None:
     assert found.get("Node", "spark")["status"]["allocatable"][resource] == "4"
     labels = found.get("Node", "spark")["metadata"]["labels"]
     assert (labels["nvidia.com/gpu.product"], labels["nvidia.com/gpu.replicas"]) == (product, "4")
+    for name in ("nvidia-device-plugin-daemonset", "gpu-feature-discovery"):
+        assert found.get("DaemonSet", name, "gpu-operator")["spec"]["template"]["spec"]["volumes"]
+    # another content is read when the plugin starts again, and the old resource goes
+    other = sharing.replace(str(rename).lower(), str(not rename).lower()).replace("4", "2")
+    found.get("ConfigMap", "c", "gpu-operator")["data"]["any"] = other
+    found.settle()
+    assert found.get("Node", "spark")["status"]["allocatable"][resource] == "4"
+    found.get("Pod", "nvidia-device-plugin-daemonset-spark", "gpu-operator")["metadata"]["uid"] = "again"
+    amounts = found.settle().get("Node", "spark")["status"]["allocatable"]
+    changed = "nvidia.com/gpu" if rename else "nvidia.com/gpu.shared"
+    assert (amounts[changed], amounts[resource]) == ("2", "0")
+
+
+def test_a_nodes_own_configuration_is_followed_at_once() -> None:
+    config = {"config": {"name": "c", "default": "any"}}
+    found = gpu_world(node("spark", gpu=True, handlers="nvidia"), devicePlugin=config)
+    two = "{sharing: {timeSlicing: {resources: [{name: nvidia.com/gpu, replicas: 2}]}}}"
+    found.store.put("ConfigMap", obj("ConfigMap", "c", "gpu-operator", data={"any": "{}", "two": two}))
+    assert gpus(run_operands(found), "spark") == "1"
+    labels = found.get("Node", "spark")["metadata"]["labels"]
+    labels["nvidia.com/device-plugin.config"] = "two"
+    assert gpus(found.settle(), "spark") == "2"
+    labels = found.get("Node", "spark")["metadata"]["labels"]
+    labels["nvidia.com/device-plugin.config"] = "three"
+    assert gpus(found.settle(), "spark") == "0", "a key that is not there"
+
+
+def test_machines_without_a_working_driver_start_no_gpu_container() -> None:
+    broken = node(handlers="nvidia", gpu=True)
+    del broken["metadata"]["annotations"][kubelet.DRIVER]
+    runtime = obj("RuntimeClass", "nvidia", handler="nvidia")
+    found = played(broken, pod(runtimeClassName="nvidia"), runtime)
+    assert reason(found) == "RunContainerError" and "driver not loaded" in found.events[0].message
+    assert startable(played(node(handlers="nvidia", gpu=True), pod(runtimeClassName="nvidia"), runtime)) == "True"
+
+
+def test_a_missing_handler_is_said_as_the_real_one_says_it() -> None:
+    found = played(node(), pod(runtimeClassName="nvidia"), obj("RuntimeClass", "nvidia", handler="nvidia"))
+    assert found.events[0].reason == "FailedCreatePodSandBox"
+    assert found.events[0].message == (
+        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to get sandbox runtime: "
+        'no runtime for "nvidia" is configured'
+    )
+
+
+def test_toolkits_pod_tells_its_host_what_it_was_told() -> None:
+    def told(found: World) -> str | None:
+        return found.get("Node", "spark")["metadata"]["annotations"].get(gpu_operator.TOOLKIT)
+
+    toolkit = {"enabled": True, "env": [{"name": "CONTAINERD_CONFIG", "value": "/x"}]}
+    found = gpu_world(node("spark", gpu=True), toolkit=toolkit)
+    assert told(found) is None, "no pod yet"
+    run_operands(found)
+    assert json.loads(told(found) or "")["env"] == {"CONTAINERD_CONFIG": "/x"}
+    found.store.drop("Pod", ("gpu-operator", "nvidia-container-toolkit-daemonset-spark"))
+    assert told(found.settle()) is None
 
 
 def test_a_fault_keeps_a_gpu_from_being_allocatable() -> None:

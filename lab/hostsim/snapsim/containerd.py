@@ -24,19 +24,23 @@ def version(snap_version: str) -> str:
     return "1.7.29" if minor <= 34 else "2.1.6" if minor == 35 else "2.2.3"
 
 
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in extra.items():
-        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return merged
+def load_text(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
 def load(template: Path, root: Path) -> dict[str, Any]:
-    """The template with the files that it imports, later ones winning plugin by plugin (as containerd merges)."""
-    config = tomllib.loads(template.read_text())
+    """The template with the files that it imports.
+
+    Later files win, plugin by plugin: a section of theirs replaces the whole section of that plugin, it does not
+    complete it (containerd 1.7, services/server/config: mergeConfig).
+    """
+    config = load_text(template.read_text())
     for pattern in config.get("imports", []):
         for path in sorted(root.glob(str(pattern).lstrip("/"))):
-            config = _merge(config, tomllib.loads(path.read_text()))
+            extra = load_text(path.read_text())
+            plugins = {**(config.get("plugins") or {}), **(extra.get("plugins") or {})}
+            disabled = [*(config.get("disabled_plugins") or []), *(extra.get("disabled_plugins") or [])]
+            config = {**config, **extra, "plugins": plugins, "disabled_plugins": disabled}
     return config
 
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import argfile, endpoints, flags, kube
+from . import argfile, endpoints, flags, kube, toolkit
 from .host import Host, read_json
 
 LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS, REFRESH_SECONDS = 10, 2, 300, 30
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
+GPU, DRIVER = "lab.tokenlabs.invalid/gpu", "lab.tokenlabs.invalid/gpu-driver"
+TOOLKIT = "lab.tokenlabs.invalid/toolkit"  # written by the GPU operator's stand-in
 STALE = "lab.tokenlabs.invalid/network-stale-since"
 _DEFAULT_CAPACITY = {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "400Gi"}
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
@@ -155,6 +157,17 @@ class Kubelet:
         except OSError:
             return ""
 
+    def notes(self, runtime: dict[str, Any]) -> dict[str, str | None]:
+        """What the lab's other parts need to know of this machine."""
+        gpu, faults = read_json(self.host.state / "gpu.json", {}), self.host.look_at_fault
+        broken = faults("gpu_driver_broken") or faults("gpu_driver_missing")
+        return {
+            HANDLERS: ",".join(runtime.get("handlers", [])),
+            STALE: self._text("var/lib/snapsim/network-stale").strip() or None,
+            GPU: gpu.get("name"),
+            DRIVER: None if broken else str(faults("gpu_driver") or gpu["driver"]) if gpu else None,
+        }
+
     # -- what is done
     def register(self) -> None:
         """Create the Node, or take over one that is there (then only the default labels are set right)."""
@@ -181,7 +194,9 @@ class Kubelet:
         runtime = self.runtime()
         conditions = self.conditions(runtime)
         info = self.node_info(runtime)
-        state = (tuple(tuple(c.items()) for c in conditions), tuple(info.items()), runtime.get("started"))
+        notes = self.notes(runtime)
+        state = (tuple(tuple(c.items()) for c in conditions), tuple(info.items()), tuple(notes.items()),
+                 runtime.get("started"))  # fmt: skip
         known = {c["type"]: c for c in ((current or {}).get("status") or {}).get("conditions") or []}
         overruled = any(known.get(c["type"], {}).get("status") != c["status"] for c in conditions) if current else False
         if state == self.reported and not overruled and time.monotonic() - self.reported_at < STATUS_SECONDS:
@@ -203,11 +218,9 @@ class Kubelet:
             "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": self.name}],
         }
         self.api.patch(f"{self.path}/status", {"status": status})
-        listed = ",".join(runtime.get("handlers", []))
-        wanted = {HANDLERS: listed, STALE: self._text("var/lib/snapsim/network-stale").strip() or None}
-        notes = (current or {}).get("metadata", {}).get("annotations") or {}
-        if any(notes.get(key) != value for key, value in wanted.items()):
-            self.api.patch(self.path, {"metadata": {"annotations": wanted}})
+        have = (current or {}).get("metadata", {}).get("annotations") or {}
+        if any(have.get(key) != value for key, value in notes.items()):
+            self.api.patch(self.path, {"metadata": {"annotations": notes}})
         self.reported, self.reported_at = state, time.monotonic()
 
     def renew(self) -> None:
@@ -240,6 +253,7 @@ class Kubelet:
         """Report what is new, and (when due) show signs of life. A Node that someone deleted stays deleted."""
         current = self.api.get(self.path)
         if current is not None:
+            toolkit.follow(self.host, (current["metadata"].get("annotations") or {}).get(TOOLKIT, ""))
             self.report(current)
             if due:
                 self.renew()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +12,13 @@ import yaml
 
 from lab.world import faults
 from lab.world.actions import Action, Apply, Delete, Patch, SetStatus, cond, owner
-from lab.world.controllers.kubelet import HANDLERS
+from lab.world.controllers.kubelet import DRIVER, GPU, HANDLERS
 from lab.world.engine import Reconciler
 from lab.world.store import Json, Store, deleting, is_true, labels, notes
 
 MANAGER = "gpu-operator"
-GPU = "lab.tokenlabs.invalid/gpu"  # written by the host's kubelet when the machine has the hardware
+TOOLKIT = "lab.tokenlabs.invalid/toolkit"  # for the host: what the toolkit's pod on it is told
+PLUGIN = "lab.tokenlabs.invalid/device-plugin"  # our own: what the device plugin's pod read when it started
 PCI = "feature.node.kubernetes.io/pci-10de.present"
 PRESENT = "nvidia.com/gpu.present"
 RESOURCE = "nvidia.com/gpu"
@@ -51,11 +54,8 @@ def controller(store: Store) -> Json | None:
 
 
 def hardware(node: Json) -> str:
-    """The GPU of a node, as its own machine tells it; a Spark's kernel tells too."""
+    """The GPU of a node, as its own machine tells it."""
     value = notes(node).get(GPU, "").strip()
-    if GPU not in notes(node):
-        kernel = ((node.get("status") or {}).get("nodeInfo") or {}).get("kernelVersion", "")
-        value = "NVIDIA GB10" if kernel.endswith("-nvidia") else ""
     return "" if value.lower() in ("", "false", "none", "0") else value
 
 
@@ -123,7 +123,8 @@ def _rolled_out(operand: Operand, space: str, store: Store) -> bool:
 
 
 def _allocatable(node: Json) -> int:
-    return int((node["status"].get("allocatable") or {}).get(RESOURCE, 0))
+    have = (node.get("status") or {}).get("allocatable") or {}
+    return int(have.get(RESOURCE, 0)) + int(have.get(f"{RESOURCE}.shared", 0))
 
 
 def _daemon_set(operand: Operand, policy: Json, space: str) -> Json:
@@ -142,10 +143,22 @@ def _daemon_set(operand: Operand, policy: Json, space: str) -> Json:
     }
     if operand.runtime:
         pod["runtimeClassName"] = (spec.get("operator") or {}).get("runtimeClass", "nvidia")
+    config = ((spec.get("devicePlugin") or {}).get("config") or {}).get("name")
+    if config and operand.switch in ("devicePlugin", "gfd"):
+        pod["volumes"] = [{"name": config, "configMap": {"name": config}}]
+    if operand.switch == "toolkit":
+        pod["containers"][0]["env"] = image.get("env") or []
+    digest = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:10]
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": operand.name, "namespace": space, "labels": marks, "ownerReferences": [owner(policy)]},
+        "metadata": {
+            "name": operand.name,
+            "namespace": space,
+            "labels": marks,
+            "annotations": {"nvidia.com/last-applied-hash": digest},
+            "ownerReferences": [owner(policy)],
+        },
         "spec": {"selector": {"matchLabels": marks}, "template": {"metadata": {"labels": marks}, "spec": pod}},
     }
 
@@ -156,65 +169,87 @@ def node(obj: Json, store: Store) -> Iterator[Action]:
     if not controller(store) or not policy or labels(obj).get(PCI) != "true":
         return
     spec, name = policy.get("spec") or {}, obj["metadata"]["name"]
+    yield _told(obj, spec, store)
     wanted = {
         PRESENT: "true",
         **{f"nvidia.com/gpu.deploy.{operand.deploy}": "true" for operand in OPERANDS if operand.on(spec)},
     }
-    if _runs("gpu-feature-discovery", name, store):
-        wanted |= _features(obj, spec, store)
+    plugin = _running("nvidia-device-plugin-daemonset", name, store)
+    read = _read(obj, plugin, spec, store) if plugin else {}
+    if plugin:
+        yield Patch(obj, {"metadata": {"annotations": {PLUGIN: json.dumps(read, sort_keys=True)}}})
+    if _running("gpu-feature-discovery", name, store):
+        wanted |= _features(obj, read.get("sharing") or {})
     yield Patch(obj, {"metadata": {"labels": wanted}})
-    plugin = _runs("nvidia-device-plugin-daemonset", name, store)
-    if plugin and not faults.hit(store, "gpu_never_ready", name):
-        amount = str(_count(obj) * _replicas(obj, spec, store)[0])
-        resource = _resource(obj, spec, store)
-        both = {"capacity": {resource: amount}, "allocatable": {resource: amount}}
-        yield Patch(obj, {"status": both}, "status")
-    elif _allocatable(obj) and not plugin and "nvidia" not in notes(obj).get(HANDLERS, ""):
-        yield Patch(obj, {"status": {"capacity": {RESOURCE: "0"}, "allocatable": {RESOURCE: "0"}}}, "status")
+    if plugin and not read.get("error") and not faults.hit(store, "gpu_never_ready", name):
+        yield from _amounts(obj, read.get("sharing") or {})
+    elif plugin or "nvidia" not in notes(obj).get(HANDLERS, "").split(","):
+        yield from _amounts(obj, None)
 
 
-def _runs(app: str, node_name: str, store: Store) -> bool:
-    return any(
-        pod["spec"].get("nodeName") == node_name and is_true(pod, "Ready")
-        for pod in store.select("Pod", None, {"app": app})
-    )
+def _running(app: str, node_name: str, store: Store) -> Json | None:
+    pods = store.select("Pod", None, {"app": app})
+    return next((pod for pod in pods if pod["spec"].get("nodeName") == node_name and is_true(pod, "Ready")), None)
 
 
-def _count(obj: Json) -> int:
-    return 1  # a Spark has one GPU
+def _told(obj: Json, spec: Json, store: Store) -> Patch:
+    """The host's own part: the toolkit's pod there completes the configuration that its variables name."""
+    pod = _running("nvidia-container-toolkit-daemonset", obj["metadata"]["name"], store)
+    env = {item["name"]: str(item.get("value", "")) for item in (spec.get("toolkit") or {}).get("env") or []}
+    told = json.dumps({"pod": pod["metadata"]["uid"], "env": env}, sort_keys=True) if pod else None
+    return Patch(obj, {"metadata": {"annotations": {TOOLKIT: told}}})
 
 
-def _sharing(obj: Json, spec: Json, store: Store) -> Json:
-    """The device plugin's configuration for a node: a key of its ConfigMap, named by the node or by default."""
+def _read(obj: Json, plugin: Json, spec: Json, store: Store) -> Json:
+    """What the plugin works with: read at its start, and again only when the node is given another configuration."""
     chosen = (spec.get("devicePlugin") or {}).get("config") or {}
-    running = controller(store)
-    if not chosen.get("name") or not running:
-        return {}
-    data = (store.get("ConfigMap", running["metadata"]["namespace"], chosen["name"]) or {}).get("data") or {}
-    key = labels(obj).get("nvidia.com/device-plugin.config") or chosen.get("default") or ""
-    return (yaml.safe_load(data.get(key) or "{}") or {}).get("sharing") or {}
+    label = labels(obj).get("nvidia.com/device-plugin.config", "")
+    at = {"pod": plugin["metadata"]["uid"], "config": chosen.get("name", ""), "label": label}
+    before = json.loads(notes(obj).get(PLUGIN) or "{}")
+    if all(before.get(key) == value for key, value in at.items()):
+        return before
+    if not chosen.get("name"):
+        return at
+    data = (store.get("ConfigMap", plugin["metadata"]["namespace"], chosen["name"]) or {}).get("data") or {}
+    key = label or chosen.get("default") or ""
+    if not key:  # config-manager's fall-back: the one called default, else the only one, else none
+        key = "default" if "default" in data else next(iter(data)) if len(data) == 1 else ""
+    elif key not in data:
+        return {**at, "error": f"specified config {key} does not exist"}
+    sharing = (yaml.safe_load(data.get(key) or "{}") or {}).get("sharing") or {}
+    return {**at, "sharing": sharing}
 
 
-def _replicas(obj: Json, spec: Json, store: Store) -> tuple[int, str]:
+def _replicas(sharing: Json) -> tuple[int, str]:
     """How often a GPU is given out, and how it is shared."""
     for strategy, name in (("timeSlicing", "time-slicing"), ("mps", "mps")):
-        for resource in (_sharing(obj, spec, store).get(strategy) or {}).get("resources") or []:
+        for resource in (sharing.get(strategy) or {}).get("resources") or []:
             if resource["name"] == RESOURCE and int(resource["replicas"]) > 1:
                 return int(resource["replicas"]), name
     return 1, "none"
 
 
-def _resource(obj: Json, spec: Json, store: Store) -> str:
-    renamed = (_sharing(obj, spec, store).get("timeSlicing") or {}).get("renameByDefault")
-    return f"{RESOURCE}.shared" if renamed and _replicas(obj, spec, store)[0] > 1 else RESOURCE
+def _resource(sharing: Json) -> str:
+    renamed = (sharing.get("timeSlicing") or {}).get("renameByDefault")
+    return f"{RESOURCE}.shared" if renamed and _replicas(sharing)[0] > 1 else RESOURCE
 
 
-def _features(obj: Json, spec: Json, store: Store) -> dict[str, str]:
+def _amounts(obj: Json, sharing: Json | None) -> Iterator[Action]:
+    """One GPU, as often as it is shared (None: not at all); a name that was used before goes down to nothing."""
+    have = (obj.get("status") or {}).get("capacity") or {}
+    wanted = {name: "0" for name in (RESOURCE, f"{RESOURCE}.shared") if name in have}
+    if sharing is not None:
+        wanted[_resource(sharing)] = str(_replicas(sharing)[0])
+    if wanted:
+        yield Patch(obj, {"status": {"capacity": wanted, "allocatable": wanted}}, "status")
+
+
+def _features(obj: Json, sharing: Json) -> dict[str, str]:
     """What GPU feature discovery says of a GB10."""
-    replicas, strategy = _replicas(obj, spec, store)
-    shared = replicas > 1 and _resource(obj, spec, store) == RESOURCE
+    replicas, strategy = _replicas(sharing)
+    shared = replicas > 1 and _resource(sharing) == RESOURCE
     return {
-        "nvidia.com/gpu.count": str(_count(obj)),
+        "nvidia.com/gpu.count": "1",
         "nvidia.com/gpu.replicas": str(replicas),
         "nvidia.com/gpu.sharing-strategy": strategy,
         "nvidia.com/gpu.product": "NVIDIA-GB10" + ("-SHARED" if shared else ""),
@@ -224,7 +259,7 @@ def _features(obj: Json, spec: Json, store: Store) -> dict[str, str]:
         "nvidia.com/gpu.machine": "NVIDIA_DGX_Spark",
         "nvidia.com/mig.capable": "false",
         "nvidia.com/mps.capable": "false",
-        "nvidia.com/cuda.driver-version.full": "580.126.09",
+        "nvidia.com/cuda.driver-version.full": notes(obj).get(DRIVER, ""),
         "nvidia.com/cuda.runtime-version.full": "13.0",
     }
 
@@ -232,6 +267,6 @@ def _features(obj: Json, spec: Json, store: Store) -> dict[str, str]:
 _SEEN = frozenset({"Deployment", "DaemonSet", "Node", "Pod"})
 RECONCILERS = [
     Reconciler("nfd", "Node", discover, frozenset({"Pod"})),
-    Reconciler("gpu-node", "Node", node, _SEEN | {"ClusterPolicy"}),
+    Reconciler("gpu-node", "Node", node, _SEEN | {"ClusterPolicy", "ConfigMap"}),
     Reconciler("gpu-operator", "ClusterPolicy", cluster_policy, _SEEN),
 ]

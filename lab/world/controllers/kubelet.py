@@ -18,6 +18,9 @@ from lab.world.store import Json, Store, condition, deleting, is_true, labels, n
 
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
 STALE = "lab.tokenlabs.invalid/network-stale-since"  # when the host's MicroK8s went to another revision
+GPU = "lab.tokenlabs.invalid/gpu"  # written by the host's kubelet when the machine has the hardware
+DRIVER = "lab.tokenlabs.invalid/gpu-driver"  # likewise: the version of a driver that works
+SANDBOX = "Failed to create pod sandbox: rpc error: code = Unknown desc = "
 STARTABLE = "PodReadyToStartContainers"
 
 
@@ -40,7 +43,7 @@ def _no_network(pod: Json, store: Store) -> str:
     if not any(other["spec"].get("nodeName") == name and _stale(other, node) for other in networks):
         return ""
     return (
-        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox: "
+        f"{SANDBOX}failed to setup network for sandbox: "
         'plugin type="calico" failed (add): error getting ClusterInformation: connection is unauthorized: Unauthorized'
     )
 
@@ -53,6 +56,8 @@ def blocked(pod: Json, store: Store) -> tuple[str, str]:
         return "ContainerCreating", "held back"
     if problem := _no_handler(spec, store) or _no_network(pod, store):
         return "FailedCreatePodSandBox", problem
+    if problem := _no_driver(spec, store):
+        return "RunContainerError", problem
     for volume in spec.get("volumes") or []:
         for kind, name, optional in _volume_sources(volume):
             if not optional and not store.get(kind, space, name):
@@ -74,7 +79,22 @@ def _no_handler(spec: Json, store: Store) -> str:
     handler = (store.get("RuntimeClass", "", name) or {}).get("handler", name)
     node = store.get("Node", "", spec["nodeName"])
     known = (notes(node) if node else {}).get(HANDLERS, "").replace(",", " ").split()
-    return "" if handler in known else f'failed to get sandbox runtime: no runtime for "{handler}" is configured'
+    if handler not in known:
+        return f'{SANDBOX}failed to get sandbox runtime: no runtime for "{handler}" is configured'
+    return ""
+
+
+def _no_driver(spec: Json, store: Store) -> str:
+    """NVIDIA's runtime starts no container on a machine whose driver does not work."""
+    node = store.get("Node", "", spec["nodeName"])
+    if not str(spec.get("runtimeClassName", "")).startswith("nvidia") or not node or not notes(node).get(GPU):
+        return ""
+    if notes(node).get(DRIVER):
+        return ""
+    return (
+        "Error: failed to create containerd task: failed to create shim task: OCI runtime create failed: "
+        "nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown"
+    )
 
 
 def _volume_sources(volume: Json) -> Iterator[tuple[str, str, bool]]:
@@ -192,7 +212,7 @@ def _conditions(obj: Json, store: Store, *wanted: Json) -> Patch:
 
 
 def _waiting(obj: Json, reason: str, message: str) -> Patch:
-    shown = reason if reason == "CreateContainerConfigError" else "ContainerCreating"
+    shown = reason if reason in ("CreateContainerConfigError", "RunContainerError") else "ContainerCreating"
     statuses = [
         {
             "name": container["name"],
