@@ -18,7 +18,7 @@ from typing import Any
 
 from lab import build, controlplane, faults, hosts, limits, netns, pki, processes, rootfs, wheels, wire
 from lab.build import clock
-from lab.paths import API_URL, DEFAULT_HOSTS, OUTSIDE, REPO, Lab, LabError, plan_hosts, state_root
+from lab.paths import API_URL, DEFAULT_HOSTS, HOSTS_SIDE, OUTSIDE, REPO, Lab, LabError, plan_hosts, state_root
 
 PROGRAMS = {
     "unshare": "util-linux",
@@ -125,7 +125,7 @@ def lay_out(lab: Lab) -> None:
     lab.state.mkdir(parents=True, mode=0o755)
     for directory in ("logs", "home", "ready", "downloads", "registry"):
         (lab.state / directory).mkdir()
-    pki.write(lab.pki, API_URL, [OUTSIDE, *(host.address for host in lab.hosts)])
+    pki.write(lab.pki, API_URL, [OUTSIDE, HOSTS_SIDE, *(host.address for host in lab.hosts)])
     pki.write_private(lab.kubeconfig, (lab.pki / "admin.kubeconfig").read_bytes())
     shutil.copy(Path(lab.downloads) / "checksums.json", lab.state / "checksums.json")
     hosts.lower_layers(lab)

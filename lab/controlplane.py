@@ -16,6 +16,7 @@ import yaml
 from lab.paths import (
     API_PORT,
     API_URL,
+    HOSTS_SIDE,
     MIRROR_PORT,
     OUTSIDE,
     PLAYED_POD_CIDR,
@@ -147,12 +148,13 @@ def components(lab: Lab) -> list[Component]:
         (
             f"{program}/kube-apiserver",
             f"--etcd-servers={ETCD}",
-            f"--bind-address={OUTSIDE}",
+            "--bind-address=0.0.0.0",
             f"--advertise-address={OUTSIDE}",
             f"--secure-port={API_PORT}",
             f"--tls-cert-file={pki}/server.crt",
             f"--tls-private-key-file={pki}/server.key",
-            f"--client-ca-file={pki}/ca.crt",
+            f"--tls-sni-cert-key={pki}/hosts.crt,{pki}/hosts.key:{HOSTS_SIDE}",
+            f"--client-ca-file={pki}/clients.crt",
             f"--service-account-key-file={pki}/sa.pub",
             f"--service-account-signing-key-file={pki}/sa.key",
             "--service-account-issuer=https://kubernetes.default.svc",

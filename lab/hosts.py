@@ -18,7 +18,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from lab.paths import API_PORT, API_URL, OUTSIDE, Host, Lab, LabError
+from lab.paths import API_PORT, HOSTS_SIDE, OUTSIDE, Host, Lab, LabError
 from lab.pki import write_private
 from lab.rootfs import OPS_UID
 
@@ -95,8 +95,8 @@ def _seed(lab: Lab, host: Host, seed: Path) -> None:
         "host": host.name,
         "kind": host.kind,
         "address": host.address,
-        "api": API_URL,
-        "api_host": OUTSIDE,
+        "api": f"https://{HOSTS_SIDE}:{API_PORT}",
+        "api_host": HOSTS_SIDE,
         "api_port": API_PORT,
         "hosts": {each.name: {"address": each.address, "kind": each.kind} for each in lab.hosts},
     }

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab.paths import NETWORK, OUTSIDE, Host, LabError
+from lab.paths import HOSTS_SIDE, NETWORK, OUTSIDE, Host, LabError
 
 
 def ip_batch(lines: Iterable[str], netns: str | None = None) -> None:
@@ -26,6 +26,7 @@ def build(hosts: list[Host]) -> None:
         "link set lo up",
         "link add br0 type bridge",
         f"addr add {OUTSIDE}/{prefix} dev br0",
+        f"addr add {HOSTS_SIDE}/{prefix} dev br0",
         "link set br0 up",
         # What lies beyond the lab is refused at once instead of swallowed, as by a router without a way out.
         "route add unreachable default",

@@ -17,6 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 NETWORK = ipaddress.ip_network("10.77.0.0/16")
 OUTSIDE = "10.77.255.254"  # the lab's side of the bridge: everything that is "the internet" to a host
+HOSTS_SIDE = "10.77.255.253"  # where hosts find the API server: with a certificate of their cluster's authority
 API_PORT = 6443
 API_URL = f"https://{OUTSIDE}:{API_PORT}"
 REGISTRY_PORT = 5000

@@ -27,6 +27,7 @@ CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "world": ("lab-world", (MASTERS,)),
     "gateway": ("lab-gateway", (MASTERS,)),
 }
+CLUSTER_CA = "cluster-ca.crt"
 SERVICE_NAMES = (
     "localhost",
     "kubernetes",
@@ -166,6 +167,32 @@ def write(directory: Path, server: str, ips: Iterable[str]) -> None:
             files["admin.crt"], files["admin.key"] = pair.cert_pem, pair.key_pem
     for name, data in files.items():
         write_private(directory / name, data)
+    adopt(directory, ca.cert_pem, ca.key_pem)
+
+
+def adopt(directory: Path, cert: bytes, key: bytes) -> None:
+    """The hosts' cluster has this authority: what its API server shows them is signed by it, and it knows its clients.
+
+    At first it is the lab's own. The lab's parts stay with theirs. The API server reads these files again by itself.
+    """
+    private = serialization.load_pem_private_key(key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    authority = Pair(x509.load_pem_x509_certificate(cert), private)
+    shown = x509.load_pem_x509_certificate((directory / "server.crt").read_bytes())
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    ips = [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+    pair = issue(authority, "127.0.0.1", names=names.get_values_for_type(x509.DNSName), ips=ips)
+    own = (directory / "ca.crt").read_bytes()
+    files = {
+        "hosts.key": pair.key_pem,
+        "hosts.crt": pair.cert_pem,
+        "clients.crt": own if own == cert else own + cert,
+        CLUSTER_CA: cert,
+    }
+    for name, data in files.items():
+        new = directory / f".{name}.new"
+        write_private(new, data)
+        new.replace(directory / name)
 
 
 def write_private(path: Path, data: bytes) -> None:

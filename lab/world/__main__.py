@@ -30,10 +30,11 @@ def main() -> None:
     runner = None
     if not options.no_pods:
         from lab.world.addresses import Addresses
+        from lab.world.authority import Authority
         from lab.world.runner import Runner
 
         runner = Runner(api, state, engine.wake)
-        engine.after += [Addresses("br0").sync, runner.sync]
+        engine.after += [Addresses("br0").sync, runner.sync, Authority(state / "pki").sync]
     ready = state / "ready" / "world"
     threading.Thread(target=_publish, args=(options.registry, state, ready), daemon=True).start()
     engine.run()

@@ -29,6 +29,7 @@ NEEDED = ("kube-controller-manager", "kube-scheduler", "kwok", "helm", "kubectl"
 _CLONE_NEWNET = 0x40000000
 HANDLERS = "lab.tokenlabs.invalid/runtime-handlers"
 GPU = "lab.tokenlabs.invalid/gpu"
+DRIVER = "lab.tokenlabs.invalid/gpu-driver"
 
 
 def missing() -> str:
@@ -265,7 +266,7 @@ class Kubelets(threading.Thread):
 
     def add(self, name: str, gpu: bool = False, handlers: str = "runc") -> None:
         marks = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"}
-        notes = {HANDLERS: handlers, **({GPU: "NVIDIA GB10"} if gpu else {})}
+        notes = {HANDLERS: handlers, **({GPU: "NVIDIA GB10", DRIVER: "580.126.09"} if gpu else {})}
         meta = {"name": name, "labels": marks, "annotations": notes}
         self.lab.api.request("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": meta})
         room = {"cpu": "20", "memory": "120Gi", "pods": "110", "ephemeral-storage": "400Gi"}

@@ -184,10 +184,23 @@ def configure(host: Host, body: dict[str, Any]) -> dict[str, Any]:
     return {"result": "ok"}
 
 
-def answer(host: Host, method: str, path: str, body: bytes, peer: str, asked: str) -> tuple[int, dict[str, Any]]:
+def import_images(host: Host, body: bytes, callback: str) -> dict[str, Any]:
+    from . import images
+
+    path = host.credentials / "callback-token.txt"
+    if not path.exists() or path.read_text().strip() != callback:
+        raise Refusal(500, "invalid token")
+    return {"images": images.remember(host, body)}
+
+
+def answer(
+    host: Host, method: str, path: str, body: bytes, peer: str, asked: str, callback: str = ""
+) -> tuple[int, dict[str, Any]]:
     try:
         if path == "/health":
             return 200, {"status": "OK"}
+        if method == "POST" and path == "/cluster/api/v2.0/image/import":
+            return 200, import_images(host, body, callback)
         data = json.loads(body) if body else {}
         if method != "POST" or not isinstance(data, dict):
             raise Refusal(404, "not found")
@@ -222,9 +235,10 @@ def serve_one(host: Host, plain: socket.socket, peer: str) -> None:
             while (line := reader.readline(65536).decode("latin-1").strip()) != "":
                 name, _, value = line.partition(":")
                 headers[name.strip().lower()] = value.strip()
-            body = reader.read(min(int(headers.get("content-length", "0") or 0), 1 << 20))
+            body = reader.read(min(int(headers.get("content-length", "0") or 0), 1 << 26))
             asked = headers.get("host", "").rpartition(":")[0]
-            status, result = answer(host, method, path.partition("?")[0], body, peer, asked)
+            callback = headers.get("x-microk8s-callback-token", "")
+            status, result = answer(host, method, path.partition("?")[0], body, peer, asked, callback)
             text = json.dumps(result).encode()
             reason = {200: "OK", 400: "Bad Request", 404: "Not Found"}.get(status, "Error")
             stream.sendall(

@@ -44,6 +44,12 @@ def node_state(node: dict[str, Any]) -> str:
     return ",".join(words)
 
 
+def address_of(node: dict[str, Any]) -> str:
+    """By which others reach a node."""
+    found = (node.get("status") or {}).get("addresses") or []
+    return next((str(a["address"]) for a in found if a["type"] == "InternalIP"), str(node["metadata"]["name"]))
+
+
 def members(host: Host) -> list[tuple[str, str]]:
     """(address, role) of dqlite's members, in the order of their addresses."""
     return [(m.address, dqlite.ROLES[m.role]) for m in dqlite.read(host)]

@@ -22,7 +22,7 @@ _SNAP_READS = {
     "", "version", "list", "info", "aliases", "get", "services", "changes", "tasks", "wait", "find", "connections",
     "known", "help", "--version", "--help", "-h", "interfaces", "logs", "whoami", "warnings", "model", "debug",
 }  # fmt: skip
-_MICROK8S_READS = {"", "status", "config", "version", "inspect", "images", "help", "--help", "-h"}
+_MICROK8S_READS = {"", "status", "config", "version", "inspect", "help", "--help", "-h"}
 _KUBECTL_READS = {
     "", "get", "describe", "logs", "version", "api-resources", "api-versions", "explain", "wait", "top", "events",
     "cluster-info", "diff", "options", "help", "completion", "--help",
@@ -87,6 +87,12 @@ def _microk8s_mutates(argv: Sequence[str]) -> bool:
         return _kubectl_mutates(rest)
     if sub[0] in ("helm", "helm3"):
         return _helm_mutates(rest)
+    if sub[0] == "ctr":
+        return not {"ls", "list", "version", "info"} & set(sub[1:])
+    if sub[0] == "dbctl":
+        return sub[1:2] == ["restore"]
+    if sub[0] == "images":
+        return sub[1:2] == ["import"]
     if sub[0] == "addons":
         return sub[1:3] != ["repo", "list"] and len(sub) > 1
     if sub[0] == "refresh-certs":

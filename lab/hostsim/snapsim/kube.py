@@ -87,27 +87,27 @@ class Kube:
         return answer.status != 404
 
 
-def _url(host: Host) -> str:
+def url(host: Host) -> str:
     return host.settings.api or f"https://127.0.0.1:{API_PORT}"
 
 
 def admin(host: Host, timeout: float = 15) -> Kube:
     """The API as the control plane's administrator, through the host's own port as kubectl does."""
-    return Kube(_url(host), host.certs / "ca.crt", host.certs / "client.crt", host.certs / "client.key", timeout)
+    return Kube(url(host), host.certs / "ca.crt", host.certs / "client.crt", host.certs / "client.key", timeout)
 
 
 def server_client(host: Host, timeout: float = 15) -> Kube:
     """The API as the control plane's own server, which keeps the list of its addresses."""
     ca, name = host.certs / "ca.crt", "apiserver"
-    return Kube(_url(host), ca, host.certs / f"{name}.crt", host.certs / f"{name}.key", timeout)
+    return Kube(url(host), ca, host.certs / f"{name}.crt", host.certs / f"{name}.key", timeout)
 
 
 def proxy_client(host: Host, timeout: float = 5) -> Kube:
     """The API as this worker's kube-proxy."""
-    return Kube(_url(host), host.certs / "ca.remote.crt", host.certs / "proxy.crt", host.certs / "proxy.key", timeout)
+    return Kube(url(host), host.certs / "ca.remote.crt", host.certs / "proxy.crt", host.certs / "proxy.key", timeout)
 
 
 def node_client(host: Host, timeout: float = 15) -> Kube:
     """The API as this host's kubelet: through the local proxy on a worker, with the certificate of the join."""
     ca = host.certs / ("ca.remote.crt" if host.is_worker else "ca.crt")
-    return Kube(_url(host), ca, host.certs / "kubelet.crt", host.certs / "kubelet.key", timeout)
+    return Kube(url(host), ca, host.certs / "kubelet.crt", host.certs / "kubelet.key", timeout)

@@ -40,14 +40,19 @@ COMMANDS: dict[str, Command] = {
     "version": _lazy("misc", "version"),
     "start": _lazy("misc", "start"),
     "stop": _lazy("misc", "stop"),
-    "refresh-certs": _lazy("misc", "refresh_certs"),
+    "refresh-certs": _lazy("refresh_certs", "run"),
     "addons": _lazy("repositories", "run"),
     "inspect": _lazy("misc", "inspect"),
+    "images": _lazy("images", "run"),
+    "ctr": _lazy("images", "ctr"),
+    "dbctl": _lazy("dbctl", "run"),
+    "reset": _lazy("reset", "run"),
 }
 
 
 # What changes the host: the real wrappers run these steps by sudo when a member of the group calls them.
-AS_ROOT = ("enable", "disable", "start", "stop", "join", "leave", "remove-node", "refresh-certs", "add-node")
+AS_ROOT = ("enable", "disable", "start", "stop", "join", "leave", "remove-node", "refresh-certs", "add-node", "reset",
+           "images")  # fmt: skip
 
 
 def become_root(host: Host, argv: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The small commands: kubectl, helm, config, version, start, stop, refresh-certs, addons, inspect."""
+"""The small commands: kubectl, helm, config, version, start, stop, inspect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import argfile, options, pki, snapstate, tree
+from . import argfile, options, snapstate
 from .console import WORKER_ONE_LINE, WORKER_TWO_LINES, Exit, finish, need_permission, need_started, not_on_worker
 from .host import Host
 from .units import DAEMONS, Services
@@ -64,44 +64,6 @@ def stop(host: Host, argv: Sequence[str]) -> None:
     Services(host).stop(DAEMONS, disable=True)
     host.lock("stopped.lock").touch()
     finish(0, out="Stopped.")
-
-
-_CERTS = ("ca.crt", "server.crt", "front-proxy-client.crt")
-
-
-def refresh_certs(host: Host, argv: Sequence[str]) -> None:
-    not_on_worker(
-        host,
-        WORKER_ONE_LINE + "refresh-certs command on the master\n"
-        "and then return to this node to perform a microk8s leave and re-join.",
-        0,
-    )
-    need_permission(host)
-    need_started(host)
-    found = options.parse(
-        "microk8s refresh-certs",
-        "[OPTIONS] [CA_DIR]",
-        argv,
-        {"-e": "cert", "--cert": "cert"},
-        ["-u", "--undo", "-c", "--check", "-h"],
-    )
-    if found.flag("-c") or found.flag("--check"):
-        for name in _CERTS[:2]:
-            print(
-                f"The {'CA' if name == 'ca.crt' else name.removesuffix('.crt')} certificate will expire "
-                f"{pki.end_date(host.certs / name)}."
-            )
-        finish(0)
-    cert = found.options.get("cert")
-    if cert not in _CERTS:
-        finish(1, out="Please use -e with one of: " + ", ".join(_CERTS))
-    if cert == "server.crt":
-        tree.make_server_certificate(host)
-        tree.own_by_group(host)
-        Services(host).restart(["daemon-kubelite", "daemon-cluster-agent"])
-    elif cert == "ca.crt":
-        finish(1, out="Renewing the certificate authority is not simulated here.")
-    finish(0)
 
 
 def inspect(host: Host, argv: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,8 +131,9 @@ def sign(ca: tuple[Path, Path], request: str) -> str:
         ).decode()
 
 
-def end_date(cert: Path) -> str:
-    return _openssl("x509", "-noout", "-enddate", "-in", str(cert)).decode().strip().partition("=")[2]
+def days_left(cert: Path) -> int:
+    text = _openssl("x509", "-noout", "-enddate", "-in", str(cert)).decode().strip().partition("=")[2]
+    return int((ssl.cert_time_to_seconds(text) - time.time()) // 86400)
 
 
 def subject(cert: Path) -> str:

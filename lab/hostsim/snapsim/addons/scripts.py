@@ -64,8 +64,7 @@ def push(host: Host, name: str, changes: dict[str, str | None]) -> None:
         node_name = node["metadata"]["name"]
         if node_name == host.node_name:
             continue
-        addresses = (node.get("status") or {}).get("addresses") or []
-        address = next((a["address"] for a in addresses if a["type"] == "InternalIP"), node_name)
+        address = cluster.address_of(node)
         print(f"Configuring node {address}", flush=True)
         body = json.dumps({"callback": token, "configuration": configuration}).encode()
         wire.Connection(address, AGENT_PORT, wire.context()).request("POST", "/cluster/api/v1.0/configure", body)
