@@ -491,6 +491,9 @@ class TenantPlan:
         name = stem(self._tenant.name, key.name)
         known = {live.key for live in self._lives}
         successor = stored.successor if stored.successor not in known else None
+        if stored.key is None and self._is_adopted(old[0]):
+            # It is let in for a while yet, and so has to be on the disk.
+            self._made.append(Store(name, CURRENT, old[0].key))
         if imported.key or successor is None:
             successor = imported.key
             self._made.append(Store(name, NEXT, successor))

@@ -27,6 +27,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets
     KEY_NAME_LABEL,
     RETIRES,
     TENANT_LABEL,
+    TIER,
+    USER,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,11 @@ from tests.unit.plugins.module_utils.tenants_world import TIERS, Body, Crash, Wo
 CHANGES = frozenset({"open", "write", "rename", "unlink", "mkdir"})
 NAMES = ("a", "b", "c")
 DAY = timedelta(days=1)
+
+
+def by_hand(tenant: str) -> str:
+    """The name of a Secret that was not made here."""
+    return f"tenant-{tenant}"
 
 
 class Mortal:
@@ -92,7 +99,9 @@ class Step:
     later: timedelta
     rules: dict[str, Any]
     killed: int | None = None
-    # Before which requests somebody else edits our Secrets, and which keys are in the files to import.
+    # For whom somebody has made a Secret by hand before; before which requests somebody edits our Secrets; and which
+    # keys are in the files to import.
+    by_hand: frozenset[str] = frozenset()
     edited: frozenset[int] = frozenset()
     imported: int = 0
 
@@ -120,6 +129,15 @@ class History:
     def ours(self) -> list[Body]:
         return [item for name, item in self.world.cluster.secrets.items() if name not in self.foreign]
 
+    def make_by_hand(self, tenant: str) -> None:
+        """A Secret of somebody who has not heard of us, for a tenant that we do not know."""
+        if not self.secrets(tenant) and not self.files(tenant) and by_hand(tenant) not in self.world.cluster.secrets:
+            labels = {"app": "token-labs", "authorino.kuadrant.io/managed-by": "authorino"}
+            annotations = {TIER: "free", USER: tenant}
+            metadata = {"name": by_hand(tenant), "labels": labels, "annotations": annotations}
+            data = {"api_key": base64.b64encode(new_key().encode()).decode()}
+            self.world.cluster.put({"metadata": metadata, "data": data})
+
     def edit(self) -> None:
         """Somebody puts an annotation of their own on everything."""
         for item in self.ours():
@@ -130,7 +148,8 @@ class History:
     def live(self) -> dict[str, tuple[str, str]]:
         """Who gets in with which key, and with which tier; of our Secrets."""
         gateway = self.world.cluster.gateway.keys
-        return {key: (user, tier) for key, (name, user, tier) in gateway.items() if name not in self.foreign}
+        others = {*self.foreign, *map(by_hand, NAMES)}
+        return {key: (user, tier) for key, (name, user, tier) in gateway.items() if name not in others}
 
     def look(self) -> None:
         """What must hold between any two steps."""
@@ -150,9 +169,11 @@ class History:
             for key in self.keys(tenant):
                 if key.key_file:
                     self.to_import(Path(key.key_file), step.imported)
+        for name in step.by_hand:
+            self.make_by_hand(name)
         self.mortal.revive(step.killed, step.edited)
         try:
-            result = self.world.run(*step.tenants, **step.rules)
+            result = self.world.run(*step.tenants, adopt=True, **step.rules)
         except Crash:
             return
         finally:
@@ -160,7 +181,7 @@ class History:
             self.look()
         assert result.problems == {}
         self.reached(step)
-        again = self.world.plan(*step.tenants, **step.rules)
+        again = self.world.plan(*step.tenants, adopt=True, **step.rules)
         assert again.changes == [] and again.problems == {}, "a second run has something to do"
 
     @staticmethod
@@ -207,7 +228,7 @@ class History:
         if step.rules["prune"]:
             for name in set(NAMES) - listed:
                 assert not self.secrets(name) and not self.files(name)
-        found = [(item["data"]["api_key"], item["metadata"]["labels"][TENANT_LABEL]) for item in self.ours()]
+        found = [(item["data"]["api_key"], item["metadata"]["labels"].get(TENANT_LABEL)) for item in self.ours()]
         assert len({key for key, _tenant in found}) == len(set(found)), "a key is shared"
         keys = [key for key, tenant in found if tenant in listed]
         assert len(set(keys)) == len(keys), "a key is in two Secrets"
@@ -265,11 +286,21 @@ def tenants(draw: st.DrawFn, name: str, begin: datetime, imports: Path) -> Tenan
 def steps(draw: st.DrawFn, begin: datetime, imports: Path) -> Step:
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1))
     wanted = [draw(tenants(name, begin, imports)) for name in names]
-    rules = {"prune": draw(st.booleans()), "grace": draw(st.sampled_from([timedelta(), DAY, 7 * DAY]))}
+    before = draw(st.none() | st.integers(0, 20).map(lambda days: begin + days * DAY))
+    rules = {
+        "prune": draw(st.booleans()),
+        "grace": draw(st.sampled_from([timedelta(), DAY, 7 * DAY])),
+        "rotate_before": before,
+    }
     later = draw(st.sampled_from([timedelta(), timedelta(hours=1), DAY, 8 * DAY]))
-    killed = draw(st.none() | st.integers(0, 30))
     return Step(
-        wanted, later, rules, killed, draw(st.frozensets(st.integers(0, 9), max_size=2)), draw(st.integers(0, 2))
+        wanted,
+        later,
+        rules,
+        killed=draw(st.none() | st.integers(0, 30)),
+        by_hand=draw(st.frozensets(st.sampled_from(NAMES), max_size=1)),
+        edited=draw(st.frozensets(st.integers(0, 9), max_size=2)),
+        imported=draw(st.integers(0, 2)),
     )
 
 
@@ -284,7 +315,11 @@ def history() -> Iterator[History]:
         yield begun
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.data())
 def test_whatever_is_asked_for_and_wherever_it_is_killed(data: st.DataObject) -> None:
     with history() as begun:
