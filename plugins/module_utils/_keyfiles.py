@@ -29,6 +29,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 PREFIX = "tlabs_sk_"
@@ -70,6 +71,8 @@ class Stored:
     successor: str | None = field(default=None, repr=False)
     old: frozenset[str] = frozenset()
     trouble: str = ""
+    # When the file that counts was written.
+    written: datetime | None = None
 
 
 NOTHING = Stored()
@@ -177,7 +180,9 @@ class KeyFiles:
                 continue
             # An empty one, which a killed process did not get to fill, is there too: to be filled, or removed.
             if key is not None:
-                stored = replace(stored, successor=key) if match["slot"] else replace(stored, key=key)
+                written = datetime.fromtimestamp(os.lstat(self._directory / name).st_mtime, UTC)
+                more = {"successor": key} if match["slot"] else {"key": key, "written": written}
+                stored = replace(stored, **more)  # type: ignore[arg-type]
             found[match["stem"]] = stored
         return found
 
@@ -278,11 +283,12 @@ class KeyFiles:
 
     # --- Moving and removing them ----------------------------------------------------------------------------------
 
-    def promote(self, stem: str) -> None:
+    def promote(self, stem: str, mark: bool = True) -> None:
         """The cluster has the successor: let it count, and keep its predecessor for as long as that one lives."""
         if self.path(stem, NEXT).exists():
-            # First, so that it is fetched even if this is as far as it gets.
-            self.mark(stem)
+            if mark:
+                # First, so that it is fetched even if this is as far as it gets.
+                self.mark(stem)
             self._shelve(self.path(stem), stem)
             os.rename(self.path(stem, NEXT), self.path(stem))
 

@@ -211,7 +211,7 @@ class Keeper:
             if step.key is None:
                 self._fresh[step.stem] = (step.slot, key)
         elif isinstance(step, Promote):
-            self._files.promote(step.stem)
+            self._files.promote(step.stem, mark=not step.known)
         elif isinstance(step, Shelve):
             self._files.shelve(step.stem)
         elif isinstance(step, Forget):

@@ -104,9 +104,10 @@ class Delete(Step):
 
 @dataclass(frozen=True)
 class Promote(Step):
-    """Let the file of a key that the cluster has got be the one that counts."""
+    """Let the file of a key that the cluster has got be the one that counts; a `known` one is not to be fetched."""
 
     stem: str
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Plan:
             step.stem
             for change in self.changes
             for step in change.steps
-            if (isinstance(step, Store) and step.key is None) or isinstance(step, Promote)
+            if (isinstance(step, Store) and step.key is None) or (isinstance(step, Promote) and not step.known)
         }
 
 
@@ -528,17 +529,21 @@ class TenantPlan:
         if stored.successor == current.key:
             self._made.append(Promote(name))
         elif stored.key and stored.key not in {live.key for live in lives}:
-            self._problem = self._problem or (
-                "the key file holds another key than the cluster: remove the file, or the Secret"
-            )
-            return
-        elif own in stored.old:
-            # It was to go, and stays after all.
-            self._made.append(Store(name, NEXT if stored.key else CURRENT, current.key))
-            self._made += [Promote(name)] if stored.key else []
-            self._removed.append(Forget(name, (own,)))
-        elif stored.key is None and self._is_adopted(current):
+            if not (stored.written and current.created and current.created > stored.written):
+                self._problem = self._problem or (
+                    "the key file holds another key than the cluster: remove the file, or the Secret"
+                )
+                return
+            # Left on this controller from before the key was replaced while another one was worked on.
+            self._made += [Store(name, NEXT, current.key), Promote(name, known=True)]
+            self._removed.append(Forget(name, (digits(stored.key),)))
+        elif stored.key is None:
+            # Adopted, or it was to go and stays after all, or the file is on another controller.
             self._made.insert(0, Store(name, CURRENT, current.key))
+            self._removed += [Forget(name, (own,))] if own in stored.old else []
+        elif own in stored.old:
+            self._made += [Store(name, NEXT, current.key), Promote(name, known=True)]
+            self._removed.append(Forget(name, (own,)))
         else:
             return
         self._files_only.append(f"key {key_name} sha256:{own} is not in its file")

@@ -192,12 +192,17 @@ def test_a_lost_secret_gets_its_old_key_back(world: World) -> None:
     check(world, acme, key)
 
 
-def test_a_removed_file_is_no_drift(world: World) -> None:
+def test_a_removed_file_is_written_again(world: World) -> None:
+    """Another controller, to which the first one's files are not known, has them after its first run."""
     acme = Tenant("acme", "free")
     world.run(acme)
     key = world.cluster.key_of("acme")
     world.files.remove("acme")
+    assert done(world.run(acme)) == {"updated": ["acme"]}
+    # The tenant has it already.
+    assert world.files.read("acme") == key and world.files.not_fetched() == {}
     assert world.run(acme).changes == []
+    world.files.remove("acme")
     assert done(world.run(Tenant("acme", "pro"))) == {"updated": ["acme"]}
     check(world, Tenant("acme", "pro"), key)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,6 +181,25 @@ def test_a_rotated_key_that_somebody_deleted_comes_back(world: World) -> None:
     world.cluster.delete(item["metadata"]["name"], item["metadata"]["uid"], item["metadata"]["resourceVersion"])
     assert done(world.run(acme(rotate=2))) == {"created": ["acme"]}
     assert new in let_in(world)
+
+
+def test_files_of_a_controller_that_was_not_worked_on_for_a_while(world: World) -> None:
+    world.run(ACME)
+    old = str(world.files.read("acme"))
+    world.run(acme(rotate=2), grace=timedelta())
+    new = world.files.read("acme")
+    # As the other controller still has it.
+    world.files.path("acme").write_text(old)
+    stale = (world.now - DAY).timestamp()
+    os.utime(world.files.path("acme"), (stale, stale))
+    world.files.fetched({"acme": digits(old)})
+    assert done(world.run(acme(rotate=2))) == {"updated": ["acme"]}
+    assert world.files.read("acme") == new and world.on_disk() == let_in(world) == {new}
+    assert world.files.not_fetched() == {}
+    settled(world, acme(rotate=2))
+    # A file that is newer than the cluster's key is not thrown away.
+    world.files.path("acme").write_text(new_key())
+    assert "the key file holds another key" in world.run(acme(rotate=2)).problems["acme"]
 
 
 # --- Several keys --------------------------------------------------------------------------------------------------
