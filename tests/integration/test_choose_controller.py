@@ -56,3 +56,13 @@ def test_controllers_that_cannot_be_reached_are_named(inventory: Path) -> None:
     assert all(f"[{name}]: UNREACHABLE" in text for name in ("c1", "c2", "c3"))
     # The Spark is not even asked.
     assert "[s1]: UNREACHABLE" not in text
+
+
+def test_no_second_cluster_is_made_while_a_controller_cannot_be_asked(inventory: Path) -> None:
+    here = f"{{ansible_connection: local, ansible_become: false, ansible_python_interpreter: {sys.executable}}}"
+    (inventory.parent / "host_vars/c2.yml").write_text(here)
+    code, text = play(inventory, "cluster", "--limit", "c2,c3,s1")
+    words = " ".join(text.split())
+    assert code != 0, text
+    assert "Nothing was changed: c1, c3 cannot be asked whether there is a cluster, and c2 is in none." in words
+    assert "Build the cluster" not in text
