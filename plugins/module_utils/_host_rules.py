@@ -165,9 +165,11 @@ def _snap(host: Subject) -> Iterator[Finding]:
 
 
 def _mirrors(host: Subject) -> Iterator[Finding]:
+    """What is installed needs no download any more, so a mirror that is down must not stop a later run."""
     for name, port, reason in host.probe["mirrors"]:
         remedy = f"start that mirror, let the host reach it, or correct tokenlabs_mirrors.{name}"
-        yield host.finding("mirror", f"{name} on port {port}: {reason}", remedy)
+        fatal = host.probe["cluster"] is None
+        yield host.finding("mirror", f"{name} on port {port}: {reason}", remedy, fatal)
 
 
 def _address(host: Subject) -> Iterator[Finding]:

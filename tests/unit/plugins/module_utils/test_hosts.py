@@ -439,6 +439,11 @@ def test_a_hundred_hosts_are_judged_in_a_moment() -> None:
     assert time.process_time() - begun < 1
 
 
+def test_a_finished_cluster_needs_no_mirror() -> None:
+    found = {"mirrors": [["pypi", 80, "refused"]], "cluster": HEAD, "store": None}
+    assert the_row(judged(controller=found))[:3] == ["warning", CONTROLLER, "mirror"]
+
+
 # --- acceptance, and hosts that do not answer ---
 
 
