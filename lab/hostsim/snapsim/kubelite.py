@@ -7,10 +7,13 @@ the labels and taints of its arguments act only when the Node is created.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -303,8 +306,16 @@ def problem(values: dict[str, str]) -> str:
     return ""
 
 
-def listen(host: Host) -> list[socket.socket]:
-    """The ports that a kubelite holds; nobody answers there."""
+def hang_up(listeners: list[socket.socket]) -> None:
+    """Take calls and end them: a port whose callers nobody takes looks filtered after some of them."""
+    while True:
+        for listener in select.select(listeners, [], [])[0]:
+            with contextlib.suppress(OSError):
+                listener.accept()[0].close()
+
+
+def listen(host: Host) -> None:
+    """The ports that a kubelite holds; whoever calls is hung up on."""
     local = host.settings.address or "127.0.0.1"
     ports = [(host.settings.address or "0.0.0.0", 10250)]
     ports += [] if host.is_worker else [(local, 10257), (local, 10259)]
@@ -313,9 +324,9 @@ def listen(host: Host) -> list[socket.socket]:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1)
+        listener.listen(64)
         held.append(listener)
-    return held
+    threading.Thread(target=hang_up, args=(held,), daemon=True).start()
 
 
 def prepare_control_plane(host: Host) -> None:
@@ -334,7 +345,7 @@ def main(argv: Sequence[str]) -> int:
     if error := problem(argfile.read(host.args / "kubelet")):
         print(f'"command failed" err="{error}"', file=sys.stderr, flush=True)
         return 1
-    _held = listen(host)
+    listen(host)
     if not host.is_worker and not host.api_url:
         while True:  # a cluster of its own, without an API server: nothing to tell anyone
             signal.pause()
