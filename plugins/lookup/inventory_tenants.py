@@ -4,13 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.tokenlabs.platform.plugins.plugin_utils._tenant_files import read_tenants
-
 DOCUMENTATION = r"""
 name: inventory_tenants
 short_description: All tenants of the inventory
@@ -40,6 +33,14 @@ _list:
   type: list
   elements: dict
 """
+
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.tokenlabs.platform.plugins.plugin_utils._tenant_files import read_tenants
 
 
 class LookupModule(LookupBase):

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from sys import intern
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import PLACEHOLDER, SHAPE, digits
@@ -257,8 +258,9 @@ def observe(item: Mapping[str, Any]) -> Credential:
         metadata["name"],
         metadata["uid"],
         metadata["resourceVersion"],
-        metadata.get("labels") or {},
-        {name: value for name, value in annotations.items() if _kept(name)},
+        # What they have in common is in memory once.
+        {intern(name): intern(value) for name, value in (metadata.get("labels") or {}).items()},
+        {intern(name): intern(value) for name, value in annotations.items() if _kept(name)},
         _key((item.get("data") or {}).get(DATA_KEY)),
     )
 

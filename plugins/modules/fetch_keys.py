@@ -29,6 +29,7 @@ attributes:
     details:
       - Fetches what it is told to.
 requirements:
+  - cryptography >= 44 on the machine that runs Ansible
   - C(openssl) on the host with the key files
   - C(age) on the machine that runs Ansible, with O(recipient)
 options:

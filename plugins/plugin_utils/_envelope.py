@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import pkcs7
-from cryptography.x509.oid import NameOID
+from ansible.errors import AnsibleActionFail
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import pkcs7
+    from cryptography.x509.oid import NameOID
+
+    LIBRARY = hasattr(pkcs7, "pkcs7_decrypt_der")
+except ImportError:
+    LIBRARY = False
 
 
 class Envelope:
     """A key pair for one answer: the certificate goes out, the private key stays in this process."""
 
     def __init__(self) -> None:
+        if not LIBRARY:
+            raise AnsibleActionFail("the Python library cryptography (44 or newer) is missing where Ansible runs")
         self._private = rsa.generate_private_key(public_exponent=65537, key_size=3072)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fetch_keys")])
         now = datetime.now(UTC)
