@@ -18,6 +18,7 @@ ip iproute2
 mmdebstrap mmdebstrap
 ssh openssh-client
 openssl openssl
+age age
 redis-server redis-server
 docker-registry docker-registry
 rsync rsync
