@@ -28,27 +28,27 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles impor
     stem,
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import MANAGER, Kube, KubeError, in_parallel
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_change import tenant_change
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     TENANT_LABEL,
     Credential,
     observe,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import (
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import (
     Change,
     Create,
     Delete,
     Forget,
     Observed,
-    Plan,
     Promote,
     Rules,
     Shelve,
     Step,
     Store,
     Write,
-    tenant_change,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan
 
 # Everything in the namespace, so that foreign objects are seen too; but not Helm's, which are many and large.
 NOT_HELM = "type!=helm.sh/release.v1"

@@ -315,7 +315,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list im
     moment,
     span,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS, Change, Plan, Rules, plan
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import ACTIONS, Change, Rules
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan, plan
 
 STATE: dict[str, Any] = {"type": "str", "choices": ["present", "suspended", "absent"], "default": "present"}
 ARGUMENTS: dict[str, Any] = {

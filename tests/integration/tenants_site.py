@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import ACTIONS
 from ansible_collections.tokenlabs.platform.plugins.modules import tenants
 
 from tests.integration.apiserver import ApiServer

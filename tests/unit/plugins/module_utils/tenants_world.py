@@ -21,7 +21,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets
     USER,
     Target,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan, Rules, plan
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import Rules
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan, plan
 
 Body = dict[str, Any]
 TIERS = ("free", "pro")

@@ -27,7 +27,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets
     Target,
     fingerprint,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS, Rules, plan
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import ACTIONS, Rules
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

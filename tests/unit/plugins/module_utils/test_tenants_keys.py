@@ -23,7 +23,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets
     RETIRES,
     TIER,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import ACTIONS
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import ACTIONS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
