@@ -174,7 +174,7 @@ class KeyFiles:
                 found[match["stem"]] = replace(stored, old=stored.old | {match["digits"]})
                 continue
             try:
-                key = read_key(self._directory / name)
+                key = read_key(os.path.join(self._directory, name))
             except KeyFileError as error:
                 found[match["stem"]] = replace(stored, trouble=str(error))
                 continue

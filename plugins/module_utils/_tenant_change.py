@@ -72,6 +72,8 @@ class Live:
 
     @property
     def newest(self) -> Credential:
+        if len(self.credentials) == 1:
+            return self.credentials[0]
         return max(self.credentials, key=lambda each: (each.ours, each.age))
 
     @property
@@ -449,6 +451,8 @@ def _staying(lives: Sequence[Live], imported: Stored) -> list[Live]:
 
     There are several only where somebody has made another by hand: that one is not dropped on a guess.
     """
+    if len(lives) == 1 and lives[0].retires is None:
+        return list(lives)
     chosen = next((live for live in lives if live.key == imported.key), None)
     if chosen and chosen.retires:
         # Imported again, while on its way out: it takes back its place.
