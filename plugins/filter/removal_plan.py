@@ -85,6 +85,7 @@ def removal_plan(name, address, state, cluster, pods, volumes, dead=False, lose=
         state=state,
         nodes=cluster["cluster"]["nodes"],
         members=tuple(cluster["datastore"]),
+        voters=tuple(cluster["voters"]),
         models=only_here(name, pods),
         volumes=volumes_on(name, volumes),
     )

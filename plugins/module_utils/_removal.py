@@ -32,6 +32,7 @@ class Case:
     :param state: what ``microk8s_info`` found on it; empty when it could not be reached.
     :param nodes: the cluster's Nodes as ``microk8s_info`` has them.
     :param members: addresses (``ip:port``) of the datastore's members, as a remaining controller knows them.
+    :param voters: those of them that vote; with less than three members it is one (canonical/go-dqlite app/roles.go).
     :param models: models whose only ready replica runs on it.
     :param volumes: bound volumes that lie on its disk, by the claims that use them.
     """
@@ -41,6 +42,7 @@ class Case:
     state: Data = field(default_factory=dict)
     nodes: Data = field(default_factory=dict)
     members: tuple[str, ...] = ()
+    voters: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
 
@@ -127,6 +129,9 @@ def _findings(case: Case, dead: bool, lose: bool) -> list[str]:
     if case.keeps_data and not _majority_stays(case):
         found.append("it is a controller, and without it no majority of the datastore's members is left; "
                      "bring the other controllers back first")  # fmt: skip
+    elif case.keeps_data and [voter.rpartition(":")[0] for voter in case.voters] == [case.own_address]:
+        found.append("it is a controller, and of the datastore's members only it votes; have three controllers first, "
+                     "or remove the other one")  # fmt: skip
     if node and not case.reached and node["ready"]:
         where = "cannot be reached by Ansible" if case.address else "is not in the inventory"
         found.append(f"it {where}, but its Node is Ready: it would go on running; "

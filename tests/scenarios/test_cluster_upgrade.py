@@ -113,6 +113,19 @@ def test_a_rehearsal_names_every_step_and_does_nothing() -> None:
     assert writes(begun) == []
 
 
+@long
+def test_a_patch_of_the_same_channel_takes_the_same_path() -> None:
+    lab("fault", "newer_patch", "spark-02")
+    begun = time.time()
+    upgrade("--limit", "controllers,spark-02")
+    assert versions() == {"controller": "v1.34.3", "spark-01": "v1.34.3", "spark-02": "v1.34.4"}
+    assert [each.line for each in commands(begun) if each.mutating and each.host == "spark-02"] == [
+        "snap refresh microk8s --channel=1.34/stable",
+        "snap refresh --hold microk8s",
+    ]
+    assert cordoned() == []
+
+
 # --- from 1.34 to 1.35, stopped in every way ---
 
 

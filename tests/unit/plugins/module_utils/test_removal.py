@@ -160,6 +160,12 @@ def test_an_even_number_of_controllers_is_told(count: int, told: bool) -> None:
     assert ("an even number" in afterwards) == told
 
 
+def test_the_only_voter_of_two_controllers_stays() -> None:
+    case = controllers(True, True)
+    assert "only it votes" in finding(replace(case, voters=("10.0.0.1:19001",)))
+    assert steps(replace(case, voters=("10.0.0.2:19001",))) == ["drain", "leave", "forget"]
+
+
 def test_the_majority_must_stay() -> None:
     assert "no majority" in finding(controllers(True, True, False))
 
