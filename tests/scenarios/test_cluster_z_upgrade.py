@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""upgrade.yml: what it refuses, and how it goes on after it was stopped. The cluster ends two minors newer."""
+"""upgrade.yml: what it refuses, and how it goes on after it was stopped. Runs last, as it leaves a newer cluster."""
 
 from __future__ import annotations
 
