@@ -72,7 +72,10 @@ def two_runs(directory: Path, sparks: int) -> Measured:
 
 
 def run(directory: Path, scale: float) -> Section:
-    few, many = (two_runs(directory, max(1, round(sparks * scale))) for sparks in (FEW, MANY))
+    return compared(*(two_runs(directory, max(1, round(sparks * scale))) for sparks in (FEW, MANY)))
+
+
+def compared(few: Measured, many: Measured) -> Section:
     section = Section("Rollout of a cluster", INTRO)
     for which in ("first", "second"):
         small, large = (getattr(each, which) for each in (few, many))
