@@ -193,7 +193,7 @@ def _address(host: Subject) -> Iterator[Finding]:
 def _overlaps(host: Subject, interface: str, lan: IPv4Network) -> Iterator[Finding]:
     """Pods' and services' networks must not be anywhere else, or one of the two cannot be reached."""
     networks = {(f"{address}/{prefix}", device) for device, _kind, address, prefix in host.probe["addresses"]}
-    networks |= {(destination, device) for destination, device in host.probe["routes"]}
+    networks |= set(map(tuple, host.probe["routes"]))
     for purpose in ("pods", "services"):
         inner = IPv4Network(host.limits["networks"][purpose])
         meets = sorted(

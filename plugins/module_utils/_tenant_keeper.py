@@ -223,7 +223,8 @@ class Keeper:
         if name in self._fresh and key in (None, self._fresh[name][1]):
             fresh = self._fresh.pop(name)
             key = fresh[1]
-        assert key is not None
+        if key is None:
+            raise AssertionError("a key is made and written to its file before the API is asked")
         body = step.target.secret(step.name, key, self._now())
         try:
             # A plain creation: it is much cheaper for the server than an apply, and cannot overwrite what has appeared
