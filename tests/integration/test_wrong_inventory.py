@@ -100,6 +100,7 @@ CLUSTER_MISTAKES = [
     ("", "controllers", "has 2 hosts: a majority must be up"),
     ("hosts.yml:2", "spark-03", "is in both groups"),
     ("hosts.yml:6", "SPARK-02", "write spark-02"),
+    ("hosts.yml:6", "192.0.2.11", "logs in to spark-01 too"),
     ("hosts.yml:7", "10.1.0.13", "within 10.1.0.0/16, which MicroK8s gives to pods"),
 ]
 
