@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -135,8 +135,12 @@ class Kube:
         workers: int = WORKERS,
         timeout: float = TIMEOUT,
     ):
-        self._pool = pool
         self._base = base.rstrip("/")
+        # Looked up once: to find the connections for a URL takes as long as to send a request.
+        self._connections = pool.connection_from_url(self._base)
+        server = urlsplit(self._base)
+        # A proxy for plain HTTP is told the whole URL.
+        self._root = self._base if pool.proxy and server.scheme == "http" else server.path
         self._headers = headers
         self._retries = retries
         self._timeout = timeout
@@ -168,7 +172,7 @@ class Kube:
         content_type: str = "application/json",
     ) -> tuple[int, dict[str, Any]]:
         """As request, with the status (201 tells a creation from an update)."""
-        url = self._base + path
+        url = self._root + path
         if query:
             url += "?" + urlencode({key: value for key, value in query.items() if value is not None})
         headers = urllib3.HTTPHeaderDict()
@@ -182,8 +186,8 @@ class Kube:
         with self._lock:
             self.requests += 1
         try:
-            response = self._pool.request(
-                method, url, body=data, headers=headers, retries=self._retries, timeout=self._timeout
+            response = self._connections.urlopen(
+                method, url, body=data, headers=headers, retries=self._retries, redirect=False, timeout=self._timeout
             )
         except urllib3.exceptions.HTTPError as error:
             raise KubeError(UNREACHABLE, "Unreachable", f"{self._base}: {_root_cause(error)}", path) from error
