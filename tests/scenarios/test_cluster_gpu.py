@@ -146,6 +146,7 @@ def test_swap_and_clock_are_set_right_and_stay_so() -> None:
     )
     assert "NTP=yes" in on(SPARK, "timedatectl show")
     lab("fault", "reboot", SPARK)
+    eventually(f"{SPARK} takes logins", lambda: on(SPARK, "echo up", check=False).strip() == "up")
     eventually(f"{SPARK} is Ready", lambda: ready(nodes().get(SPARK)))
     assert len(on(SPARK, "cat /proc/swaps").splitlines()) == 1
     nothing_to_do()
