@@ -39,6 +39,11 @@ class Rollout:
         return {host: int(n) for host, n in re.findall(rf"^(\S+) +: .*\b{what}=(\d+)", self.text, re.MULTILINE)}
 
     @property
+    def said(self) -> str:
+        """The output in one line, for messages that it breaks into several."""
+        return " ".join(self.text.split())
+
+    @property
     def changed(self) -> int:
         return sum(self.recap("changed").values())
 

@@ -47,7 +47,9 @@ def foretold(text: str) -> dict[str, list[str]]:
 def patterns(promise: str) -> list[str]:
     word, _, rest = promise.partition(" ")
     if word == "enable":
-        return [rf"microk8s enable {name}\b.*" for name in rest.split(", ")]
+        # DNS comes with the launch configuration when MicroK8s is new.
+        new = {"dns": "|snap install .*microk8s"}
+        return [rf"microk8s enable {name}\b.*{new.get(name, '')}" for name in rest.split(", ")]
     if word == "alias":
         return [rf"snap alias microk8s\.{name} {name}" for name in rest.split(", ")]
     (found,) = [done for words, done in DONE_BY.items() if re.fullmatch(words, promise)]
