@@ -25,11 +25,14 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path) -> socket.socket:
+    """The socket appears under its name only when it takes connections."""
+    early = path.with_name(path.name + ".new")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with short_path(path) as name:
+    with short_path(early) as name:
         server.bind(name)
-    path.chmod(0o600)
+    early.chmod(0o600)
     server.listen(16)
+    early.rename(path)
     return server
 
 
