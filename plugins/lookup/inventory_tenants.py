@@ -35,6 +35,7 @@ _list:
 """
 
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=variables, direct=kwargs)
         given = variables or {}
-        tenants = list(self._templar.template(given.get("tokenlabs_tenants")) or [])
+        tenants = _plain(given.get("tokenlabs_tenants"))
+        if not isinstance(tenants, list):
+            tenants = list(self._templar.template(given.get("tokenlabs_tenants")) or [])
         directory = Path(given.get("inventory_dir") or self._loader.get_basedir())
         for name in self._templar.template(given.get("tokenlabs_tenants_files")) or []:
             found, problems = read_tenants(directory / name, name, self._loader.get_text_file_contents)
@@ -57,3 +60,16 @@ class LookupModule(LookupBase):
                 raise AnsibleLookupError("\n".join(map(str, problems)))
             tenants += found.entries
         return tenants
+
+
+def _plain(value: Any) -> Any:
+    """A copy without Ansible's tags, which cost more than all else with thousands; None where there are templates."""
+    if isinstance(value, str):
+        return None if "{{" in value or "{%" in value or "{#" in value else str(value)
+    if isinstance(value, Mapping):
+        found = {str(name): _plain(each) for name, each in value.items() if each is not None}
+        return None if None in found.values() else found
+    if isinstance(value, list):
+        items = [_plain(each) for each in value]
+        return None if None in items else items
+    return value
