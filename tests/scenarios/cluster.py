@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.scenarios.conftest import REPO, kubectl, playbook, run
@@ -31,7 +31,7 @@ class Rollout:
     """How a run of cluster.yml ended."""
 
     code: int
-    text: str
+    text: str = field(repr=False)
     begun: float
 
     def recap(self, what: str) -> dict[str, int]:
