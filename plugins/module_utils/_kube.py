@@ -186,7 +186,7 @@ class Kube:
         with self._lock:
             self.requests += 1
         try:
-            response = self._connections.urlopen(
+            response = self._connections.request(
                 method, url, body=data, headers=headers, retries=self._retries, redirect=False, timeout=self._timeout
             )
         except urllib3.exceptions.HTTPError as error:
