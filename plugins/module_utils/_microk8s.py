@@ -66,6 +66,14 @@ class Snap:
 
 
 @dataclass(frozen=True)
+class Build:
+    """What a channel of the snap store holds for one architecture."""
+
+    version: str
+    revision: str
+
+
+@dataclass(frozen=True)
 class State:
     """Everything that the role decides on, as found on one host."""
 
@@ -157,17 +165,31 @@ def parse_snap_list(text: str, name: str = "microk8s") -> Snap | None:
     return None
 
 
-def parse_channels(text: str) -> tuple[str, ...]:
-    """The open channels of ``snap info``, for this machine's architecture; empty when the store was not reached."""
-    _before, heading, table = text.partition("\nchannels:\n")
-    channels = []
-    for line in table.splitlines() if heading else []:
+def parse_channels(text: str) -> dict[str, Build]:
+    """The channels of ``snap info``, for this machine's architecture; empty when the store was not reached.
+
+    One that is closed (a dash, or two) is left out; one that follows the less risky one above it (``^`` or an arrow)
+    has its build.
+    """
+    channels: dict[str, Build] = {}
+    above: Build | None = None
+    inside = False
+    for line in text.splitlines():
         if not line.startswith(" "):
-            break
-        name, _colon, version = line.strip().partition(":")
-        if version.split()[:1] not in ([], ["--"], ["–"]):
-            channels.append(name)
-    return tuple(channels)
+            inside = line.startswith("channels:")
+            continue
+        name, separator, rest = line.strip().partition(":")
+        words = rest.split()
+        if not inside or not separator or not words:
+            continue
+        revision = re.search(r"\((\w+)\)", rest)
+        if revision:
+            above = Build(words[0], revision.group(1))
+        elif words[0] in ("--", "–"):
+            above = None
+        if above is not None:
+            channels[name] = above
+    return channels
 
 
 def parse_refreshes(text: str, name: str = "microk8s") -> tuple[str, ...]:
@@ -335,7 +357,7 @@ def read_state(
     if snap is None:
         if rc != 0 and "no matching snaps installed" not in err and rc != 127:
             raise MicroK8sError(f"snap list microk8s failed: {err.strip() or out.strip()}")
-        channels = parse_channels(run(["snap", "info", "microk8s"])[1]) if store and rc != 127 else ()
+        channels = tuple(parse_channels(run(["snap", "info", "microk8s"])[1])) if store and rc != 127 else ()
         return State(snapd=rc != 127, aliases=_aliases(root), store_channels=channels, **system)
 
     current, common = root / CURRENT, root / COMMON

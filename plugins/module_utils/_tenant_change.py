@@ -464,8 +464,3 @@ def _staying(lives: Sequence[Live], imported: Stored) -> list[Live]:
 
 def _precedence(live: Live) -> tuple[int, str, str]:
     return live.generation, str(live.created or ""), live.key
-
-
-def tenant_change(tenant: Tenant, observed: Observed, rules: Rules) -> tuple[Change | None, str]:
-    """One tenant's part of the plan, to look at it again."""
-    return TenantPlan(tenant, observed, replace(rules)).result()

@@ -28,7 +28,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles impor
     stem,
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import MANAGER, Kube, KubeError, in_parallel
-from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_change import tenant_change
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_change import TenantPlan
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     TENANT_LABEL,
@@ -161,7 +161,7 @@ class Keeper:
             except KubeError as error:
                 if error.status != 409 or not left:
                     raise _without_keys(error, change) from None
-            again, problem = tenant_change(change.tenant, self._look_again(change.tenant, observed), rules)
+            again, problem = TenantPlan(change.tenant, self._look_again(change.tenant, observed), rules).result()
             if again is None:
                 return None, problem
             change, stored = again, False

@@ -17,19 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import Build, parse_channels
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import version_key
+
 # What a Node's maintenance annotation says while its upgrade is under way.
 UPGRADE = "upgrade"
 CLUSTER_FIRST = "bring it in order with the playbook tokenlabs.platform.cluster first"
 
 Data = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Build:
-    """What a channel of the snap store holds for one architecture."""
-
-    version: str
-    revision: str
 
 
 @dataclass(frozen=True)
@@ -50,34 +45,6 @@ def minor(version: str) -> tuple[int, int]:
     """``v1.34.3`` or ``1.34`` as ``(1, 34)``."""
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
-
-
-def _patch(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version.split("-")[0])[:3])
-
-
-def parse_channels(text: str) -> dict[str, Build]:
-    """The channels of ``snap info``. One that is closed (``--``) is left out, one that follows the less risky one
-    above it (``^`` or an arrow) has its build."""
-    channels: dict[str, Build] = {}
-    above: Build | None = None
-    inside = False
-    for line in text.splitlines():
-        if not line.startswith(" "):
-            inside = line.startswith("channels:")
-            continue
-        name, separator, rest = line.strip().partition(":")
-        words = rest.split()
-        if not inside or not separator or not words:
-            continue
-        revision = re.search(r"\((\w+)\)", rest)
-        if revision:
-            above = Build(words[0], revision.group(1))
-        elif words[0] == "--":
-            above = None
-        if above is not None:
-            channels[name] = above
-    return channels
 
 
 def _nearby(channels: Mapping[str, Build], version: str) -> str:
@@ -108,7 +75,7 @@ def _refused(state: Data, channels: Mapping[str, Build], channel: str) -> str | 
     old = str(state["version"])
     if build is None:
         return f"the snap store has no {channel} for it; there is {_nearby(channels, old)}"
-    if _patch(build.version) < _patch(old):
+    if version_key(build.version) < version_key(old):
         return (
             f"it runs {old} and {channel} holds {build.version}: MicroK8s is never taken back to an older version; "
             f"set tokenlabs_microk8s_channel to {'.'.join(map(str, minor(old)))}/stable"
