@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import urllib3
 
 from lab import pki
+from tests.ports import free_port
 
 NEEDED = ("etcd", "kube-apiserver")
 READY_SECONDS = 90
@@ -51,14 +51,6 @@ def find_tools() -> Path | None:
         if all(os.access(Path(directory) / name, os.X_OK) for name in NEEDED):
             return Path(directory).resolve()
     return None
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _die_with_parent() -> None:
@@ -140,7 +132,7 @@ def _ready(server: ApiServer) -> bool:
 @contextlib.contextmanager
 def running(tools: Path, state: Path) -> Iterator[ApiServer]:
     """Start etcd and kube-apiserver, wait until it is ready, and stop both at the end."""
-    port, client, peer = free_ports(3)
+    port, client, peer = free_port(), free_port(), free_port()
     url = f"https://127.0.0.1:{port}"
     secrets = state / "pki"
     pki.write(secrets, url, [])

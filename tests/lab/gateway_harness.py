@@ -27,6 +27,7 @@ from lab.gateway.objects import Store
 from lab.gateway.plane import Plane
 from lab.gateway.server import Listeners, Proxy
 from lab.gateway.translate import translate
+from tests.ports import free_port
 
 Doc = dict[str, Any]
 
@@ -38,12 +39,6 @@ MODELS = ("small", "large")
 TIERS = {"enterprise": 1000, "free": 10, "pro": 100}
 TOKENS = {"enterprise": 500000, "free": 5000, "pro": 50000}
 REDIS_PASSWORD = "a-password-of-the-test"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 # --- documents ------------------------------------------------------------------------------------
@@ -550,7 +545,7 @@ class Lab:
     async def _sync(self) -> None:
         await self.plane.apply(translate(self.store.snapshot()), lambda: self.store.kinds.get("Secret", {}).values())
         await self.listeners.reconcile()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while self.listeners.bound != set(self.plane.config.ports):
                 await asyncio.sleep(0.005)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lab.gateway.modelserver import BadRequest, Settings, count_tokens, plan, stream_events
-from tests.lab.gateway_harness import free_port
+from tests.ports import free_port
 
 REPO = Path(__file__).resolve().parents[2]
 Ask = Callable[..., tuple[int, dict[str, str], bytes]]
