@@ -156,7 +156,8 @@ def crds(table: str) -> list[Json]:
     return found
 
 
-def render(table: str) -> str:
-    """The CRDs of a table as one YAML stream."""
+def render(table: str, version: str) -> str:
+    """The CRDs of a table as one YAML stream; they say of which release they are."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return yaml.dump_all(crds(table), Dumper=dumper, sort_keys=False)
+    text = yaml.dump_all(crds(table), Dumper=dumper, sort_keys=False)
+    return text.replace("bundle-version: VERSION", f"bundle-version: {version}")

@@ -8,11 +8,10 @@ come from `crds/` and `bundles/`.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import json
 import logging
-import sys
+import runpy
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from lab.world.store import Json
 log = logging.getLogger("world")
 REPO = Path(__file__).resolve().parents[2]
 CHARTS = Path(__file__).parent / "charts"
-RELEASES = REPO / "plugins" / "module_utils" / "_releases.py"
+RELEASES = REPO / "plugins" / "module_utils" / "_release_sets.py"
 
 # Table of CRDs -> (component whose version it has, directory of the real ones in an upstream directory).
 CRD_SOURCES = {
@@ -76,37 +75,63 @@ class Offer:
     repository: str  # path in the registry: original host, path and name
 
 
-def load_releases(path: Path = RELEASES) -> dict[str, Any]:
-    """The collection's release sets."""
-    spec = importlib.util.spec_from_file_location("_lab_releases", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.RELEASES
+@dataclass(frozen=True)
+class ReleaseSet:
+    """One release set: its versions, and where the charts and manifests of all sets are published."""
+
+    versions: dict[str, str]
+    charts: dict[str, dict[str, str]]
+    manifests: dict[str, str]
 
 
-def offers(release: Any) -> Iterator[Offer]:
+def load_releases(path: Path = RELEASES) -> dict[str, ReleaseSet]:
+    """The collection's release sets, from the file that holds nothing but data."""
+    data = runpy.run_path(str(path))
+    return {
+        name: ReleaseSet(told["versions"], data["CHARTS"], data["MANIFESTS"]) for name, told in data["SETS"].items()
+    }
+
+
+def offers(release: ReleaseSet) -> Iterator[Offer]:
     for chart in release.charts.values():
-        place = urlsplit(chart.repository)
-        path = "/".join(part for part in (place.netloc, *place.path.strip("/").split("/"), chart.name) if part)
-        yield Offer(chart.name, release.versions[chart.component], path)
+        place = urlsplit(chart["repository"])
+        path = "/".join(part for part in (place.netloc, *place.path.strip("/").split("/"), chart["name"]) if part)
+        yield Offer(chart["name"], release.versions[chart["component"]], path)
 
 
 # --- charts
-def crd_text(table: str, release: Any, upstream: Path | None) -> str:
+def crd_text(table: str, release: ReleaseSet, upstream: Path | None) -> str:
     """CRDs as a YAML stream: upstream's where they are at hand, else condensed ones."""
     component, pattern = CRD_SOURCES[table]
     real = upstream / "crds" / pattern.format(release.versions[component]) if upstream else None
     if real and real.is_dir():
         return "\n---\n".join(path.read_text().strip() for path in sorted(real.glob("*.yaml"))) + "\n"
-    return crdgen.render(table)
+    return crdgen.render(table, release.versions[component])
 
 
-def chart_files(offer: Offer, release: Any, upstream: Path | None) -> dict[str, bytes]:
+def number(version: str) -> tuple[int, ...]:
+    """`v1.8.3` as (1, 8, 3)."""
+    return tuple(int(part) for part in version.lstrip("v").split("-")[0].split("."))
+
+
+def laid_over(values: Any, other: Any) -> Any:
+    """Values with others over them; a null takes one away, as for Helm."""
+    if not isinstance(values, dict) or not isinstance(other, dict):
+        return other
+    merged = {**values, **{key: laid_over(values.get(key), value) for key, value in other.items()}}
+    return {key: value for key, value in merged.items() if value is not None or other.get(key, 0) is not None}
+
+
+def chart_files(offer: Offer, release: ReleaseSet, upstream: Path | None) -> dict[str, bytes]:
     """The files of a stand-in chart, with its version and its CRDs."""
     source = CHARTS / offer.name
     files = {str(path.relative_to(source)): path.read_bytes() for path in sorted(source.rglob("*")) if path.is_file()}
+    # What has become of the values in later versions.
+    for path in sorted(name for name in files if name.startswith("values-")):
+        since, text = path.removeprefix("values-").removesuffix(".yaml"), files.pop(path)
+        if number(offer.version) >= number(since):
+            values = laid_over(yaml.safe_load(files["values.yaml"]), yaml.safe_load(text))
+            files["values.yaml"] = yaml.safe_dump(values, sort_keys=False).encode()
     about = yaml.safe_load(files["Chart.yaml"])
     about |= {"version": offer.version, "appVersion": offer.version}
     files["Chart.yaml"] = yaml.safe_dump(about, sort_keys=False).encode()
@@ -150,7 +175,7 @@ def metadata(chart: bytes) -> Json:
     raise ValueError("no Chart.yaml in the archive")
 
 
-def package(offer: Offer, release: Any, upstream: Path | None) -> tuple[bytes, str]:
+def package(offer: Offer, release: ReleaseSet, upstream: Path | None) -> tuple[bytes, str]:
     """A chart's archive and where it is from."""
     real = upstream / "charts" / f"{offer.name}-{offer.version}.tgz" if upstream else None
     if real and real.is_file():
@@ -158,7 +183,7 @@ def package(offer: Offer, release: Any, upstream: Path | None) -> tuple[bytes, s
     return archive(offer.name, chart_files(offer, release, upstream)), "stand-in"
 
 
-def publish_charts(registry: str, upstream: Path | None, releases: dict[str, Any]) -> dict[str, str]:
+def publish_charts(registry: str, upstream: Path | None, releases: dict[str, ReleaseSet]) -> dict[str, str]:
     """Pushes every chart of the release sets; returns REPOSITORY:VERSION -> where it is from."""
     target = Registry(registry)
     done: dict[str, str] = {}
@@ -174,18 +199,49 @@ def publish_charts(registry: str, upstream: Path | None, releases: dict[str, Any
 
 
 # --- manifests
-def publish_manifests(destination: Path, upstream: Path | None, releases: dict[str, Any]) -> list[Path]:
+# From 1.5 on the Gateway API brings a policy that refuses older definitions of it.
+SAFE_UPGRADES = """\
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: safe-upgrades.gateway.networking.k8s.io}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+    - apiGroups: [apiextensions.k8s.io]
+      apiVersions: [v1]
+      operations: [CREATE, UPDATE]
+      resources: [customresourcedefinitions]
+  validations:
+  - expression: >-
+      object.spec.group != 'gateway.networking.k8s.io' || (has(object.metadata.annotations)
+      && 'gateway.networking.k8s.io/bundle-version' in object.metadata.annotations
+      && !object.metadata.annotations['gateway.networking.k8s.io/bundle-version'].matches('^v1[.][0-4][.]'))
+    message: Installing CRDs with version before v1.5.0 is prohibited by default.
+    reason: Invalid
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: safe-upgrades.gateway.networking.k8s.io}
+spec: {policyName: safe-upgrades.gateway.networking.k8s.io, validationActions: [Deny]}
+"""
+
+
+def publish_manifests(destination: Path, upstream: Path | None, releases: dict[str, ReleaseSet]) -> list[Path]:
     """Writes the bundles of the release sets as HOST/PATH below a mirror's directory."""
     written = []
     for release in releases.values():
-        for component, manifest in release.manifests.items():
+        for component, url in release.manifests.items():
             version = release.versions[component]
-            place = urlsplit(manifest.url.format(version=version))
+            place = urlsplit(url.format(version=version))
             target = destination / place.netloc / place.path.strip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             table, pattern = BUNDLES[component]
             real = upstream / "bundles" / pattern.format(version) if upstream else None
             text = real.read_text() if real and real.is_file() else crd_text(table, release, upstream)
+            if component == "gateway_api" and number(version) >= (1, 5) and "safe-upgrades" not in text:
+                text += SAFE_UPGRADES
             target.write_text(text)
             written.append(target)
             log.info("manifest %s", target)

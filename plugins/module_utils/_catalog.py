@@ -13,11 +13,16 @@ from typing import Any
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, gpus_of
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     ARCHITECTURES,
+    CHARTS,
     DEFAULT_RELEASE,
+    DOWNLOADS,
+    MANIFESTS,
     RELEASES,
     Chart,
-    Release,
+    broken_rules,
+    checksum,
     kubernetes_minor,
+    version_key,
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import NETWORKS
 
@@ -52,21 +57,29 @@ def derive(inventory: Inventory) -> Data:
     namespace = shared.get("tokenlabs_namespace") or NAMESPACE
     hf_secret = HF_SECRET if shared.get("tokenlabs_hf_token") else None
     models = _models(inventory)
-    charts = {key: chart_reference(chart, versions[chart.component], mirrors) for key, chart in release.charts.items()}
+    charts = _charts(shared, versions, mirrors)
+    images = {**release.images, **(shared.get("tokenlabs_images") or {})}
     gateway = shared.get("tokenlabs_gateway") or {}
     return {
         "release": {
             "name": release.name,
             "kubernetes_channel": channel,
             "kubernetes_minor": kubernetes_minor(channel),
+            "kubernetes_oldest": release.oldest_kubernetes,
+            "kubernetes_newest": release.newest_kubernetes,
             "versions": versions,
+            "risks": [
+                f"{rule.reason} (source: {rule.source})"
+                + (f"; {release.strains[rule.id]}" if rule.id in release.strains else "")
+                for rule in broken_rules({**versions, "kubernetes": kubernetes_minor(channel)})
+            ],
         },
         "gpu": _gpu(shared, kubernetes_minor(channel)),
         "charts": charts,
-        "manifests": _manifests(release, shared, versions, mirrors),
-        "downloads": _downloads(release, shared, versions, mirrors),
+        "manifests": _manifests(shared, versions, mirrors),
+        "downloads": _downloads(shared, versions, mirrors),
         "pypi_index": mirrors.get("pypi"),
-        "images": {"redis": release.images["redis"], "epp": image_parts(release.images["epp"])},
+        "images": {"redis": images["redis"], "epp": image_parts(images["epp"])},
         "nodes": {host.name: _node(host) for host in inventory.hosts},
         "controller": inventory.controllers[0].name,
         "models": [_public(model) for model in models],
@@ -75,7 +88,7 @@ def derive(inventory: Inventory) -> Data:
         "paths": _paths(models),
         "models_body": _models_body(models),
         "hf_secret": hf_secret,
-        "helmfile": _helmfile(models, charts, image_parts(release.images["epp"]), namespace, hf_secret),
+        "helmfile": _helmfile(models, charts, image_parts(images["epp"]), namespace, hf_secret),
         "gateway": {
             "name": GATEWAY,
             "namespace": namespace,
@@ -97,6 +110,7 @@ def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
         f"Release {catalog['release']['name']} on Kubernetes {catalog['release']['kubernetes_channel']}",
         f"Controller {catalog['controller']}, {sum(node['gpu'] for node in catalog['nodes'].values())} Sparks",
     ]
+    lines += [f"Warning: {risk}" for risk in catalog["release"]["risks"]]
     for model in catalog["models"]:
         lines.append(f"Model {model['served_name']} ({model['name']}) on {', '.join(model['hosts'])}")
     for name, tier in catalog["tiers"].items():
@@ -117,6 +131,22 @@ def _without_scheme(url: str) -> str:
     return url.partition("://")[2].rstrip("/")
 
 
+def _charts(shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
+    """Where each chart is, and its checksum: a given one, else the published one of what is fetched from upstream."""
+    given = shared.get("tokenlabs_charts") or {}
+    charts = {}
+    for key, chart in CHARTS.items():
+        own = given.get(key) or {}
+        place = Chart(own.get("repository") or chart.repository, own.get("name") or chart.name, chart.component)
+        reference = chart_reference(place, versions[chart.component], mirrors)
+        pinned = _given_checksum(shared, key, "noarch")
+        # A mirror, or another source, may have packed the chart itself.
+        published = place == chart and not mirrors.get("charts")
+        known = checksum(key, versions[chart.component], "noarch") if published else None
+        charts[key] = {**reference, "sha256": pinned or known}
+    return charts
+
+
 def chart_reference(chart: Chart, version: str, mirrors: Mapping[str, Any]) -> Data:
     """Where to pull a chart from; a mirror holds it as an OCI artefact under the host and path of its source."""
     mirror = mirrors.get("charts")
@@ -129,7 +159,7 @@ def chart_reference(chart: Chart, version: str, mirrors: Mapping[str, Any]) -> D
         }
     in_registry = chart.repository.startswith("oci://")
     return {
-        "ref": f"{chart.repository}/{chart.name}" if in_registry else chart.name,
+        "ref": f"{chart.repository.rstrip('/')}/{chart.name}" if in_registry else chart.name,
         "repo_url": None if in_registry else chart.repository,
         "version": version,
         "plain_http": False,
@@ -155,35 +185,33 @@ def mirrored(url: str, mirrors: Mapping[str, Any]) -> str:
 
 
 def image_parts(image: str) -> Data:
-    """``ghcr.io/llm-d/epp:v1`` as the hub, name and tag that the inferencepool chart wants."""
-    path, _separator, tag = image.rpartition(":")
+    """``ghcr.io/llm-d/epp:v1`` as the hub, name and tag that the chart wants; a digest goes with the tag."""
+    plain, at, digest = image.partition("@")
+    path, _separator, tag = plain.rpartition(":")
+    tag += at + digest
     hub, _separator, name = path.rpartition("/")
     return {"hub": hub, "name": name, "tag": tag}
 
 
-def _checksum(component: str, kind: str, own: Mapping[str, str], release: Release, versions: Data, shared: Any) -> Any:
-    """A given checksum, else the set's, which holds for the set's version only."""
-    given = ((shared.get("tokenlabs_checksums") or {}).get(component) or {}).get(kind)
-    if given:
-        return given
-    return own.get(kind) if versions[component] == release.versions[component] else None
+def _given_checksum(shared: Mapping[str, Any], component: str, kind: str) -> str | None:
+    return ((shared.get("tokenlabs_checksums") or {}).get(component) or {}).get(kind)
 
 
-def _manifests(release: Release, shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
-    manifests = {}
-    for component, manifest in release.manifests.items():
-        own = {"noarch": manifest.sha256} if manifest.sha256 else {}
-        manifests[component] = {
-            "url": mirrored(manifest.url.format(version=versions[component]), mirrors),
-            "sha256": _checksum(component, "noarch", own, release, versions, shared),
+def _manifests(shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
+    return {
+        component: {
+            "url": mirrored(url.format(version=versions[component]), mirrors),
+            "sha256": _given_checksum(shared, component, "noarch")
+            or checksum(component, versions[component], "noarch"),
             "version": versions[component],
         }
-    return manifests
+        for component, url in MANIFESTS.items()
+    }
 
 
-def _downloads(release: Release, shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
+def _downloads(shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, Any]) -> Data:
     downloads: Data = {}
-    for component, download in release.downloads.items():
+    for component, download in DOWNLOADS.items():
         version = versions[component]
         downloads[component] = {"version": version}
         for arch in ARCHITECTURES:
@@ -191,7 +219,7 @@ def _downloads(release: Release, shared: Mapping[str, Any], versions: Data, mirr
             downloads[component][arch] = {
                 "url": mirrored(download.url.format(**fields), mirrors),
                 "checksums_url": mirrored(download.checksums.format(**fields), mirrors),
-                "sha256": _checksum(component, arch, download.sha256, release, versions, shared),
+                "sha256": _given_checksum(shared, component, arch) or checksum(component, version, arch),
             }
     return downloads
 
@@ -320,10 +348,11 @@ def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_se
             "values": [f"values/{name}.yaml"],
         }
 
+    pool_version = charts["inferencepool"]["version"]
     for model in models:
         releases.append(release(model["pool"], "inferencepool", model, []))
         releases.append(release(model["release"], "modelservice", model, [f"{namespace}/{model['pool']}"]))
-        values[model["pool"]] = pool_values(model, epp)
+        values[model["pool"]] = pool_values(model, epp, pool_version)
         values[model["release"]] = worker_values(model, hf_secret)
     return {
         # The labels reach helm's own records, where releases are found that have left the inventory.
@@ -339,7 +368,7 @@ def _labels(model: Data) -> Data:
     return {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": model["name"]}
 
 
-def pool_values(model: Data, epp: Data) -> Data:
+def pool_values(model: Data, epp: Data, version: str) -> Data:
     """Values of the inferencepool chart: the pool and its endpoint picker."""
     extension: Data = {
         "replicas": 1,
@@ -348,6 +377,19 @@ def pool_values(model: Data, epp: Data) -> Data:
             "prometheus": {"enabled": False, "auth": {"enabled": True, "secretName": f"{model['pool']}-metrics-reader"}}
         },
     }
+    if version_key(version) >= (1, 5):
+        # Other names for the image; its requests of 4 cores are for thousands of requests a second, and a picker that
+        # is down would be passed by (kubernetes-sigs/gateway-api-inference-extension v1.5.0
+        # config/charts/inferencepool/values.yaml).
+        registry, _separator, path = epp["hub"].partition("/")
+        extension["image"] = {
+            "registry": registry,
+            "repository": f"{path}/{epp['name']}" if path else epp["name"],
+            "tag": epp["tag"],
+            "pullPolicy": "IfNotPresent",
+        }
+        extension["resources"] = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
+        extension["failureMode"] = "FailClose"
     if model["_picker_flags"]:
         extension["flags"] = {"v": 1, **model["_picker_flags"]}
     return {

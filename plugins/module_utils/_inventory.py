@@ -24,6 +24,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._releases impor
     RELEASES,
     broken_rules,
     kubernetes_minor,
+    strained,
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import (
     UNREADABLE,
@@ -161,6 +162,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     _secrets(inventory, shared)
     _versions(inventory, shared)
     _mirrors(inventory, shared)
+    _images(inventory, shared)
     good_models = _models(inventory, collector)
     _tiers(inventory, shared, good_models)
     _tenants(inventory, collector)
@@ -276,20 +278,22 @@ def _versions(inventory: Inventory, report: Report) -> None:
         versions[component] = version
     if not re.fullmatch(r"1\.[0-9]{2}", versions["kubernetes"]):
         return
-    accepted = inventory.shared.get("tokenlabs_release_unsupported") is True
-    rules = broken_rules(versions)
-    if not overrides and any(rule.known for rule in rules):
-        # One channel is one mistake, and what is known to break says more than what nobody has tested.
-        rules = [rule for rule in rules if rule.known]
-    for rule in rules:
-        if accepted and not rule.known:
-            continue
-        remedy = rule.remedy
-        if not rule.known:
-            remedy += ", or set tokenlabs_release_unsupported to true to try it at your own risk"
+    if inventory.shared.get("tokenlabs_release_unsupported") is True:
+        return
+    rules = [rule for rule in broken_rules(versions) if not strained(rule, release, overrides)]
+    # One channel is one mistake.
+    for rule in rules if overrides else rules[:1]:
+        remedy = f"{rule.remedy}, or set tokenlabs_release_unsupported to true to try it at your own risk"
         culprit = next((component for component in rule.components if component in overrides), None)
         path: Path = ("tokenlabs_versions", culprit) if culprit else ("tokenlabs_microk8s_channel",)
         report(path, f"cannot be: {rule.reason} (source: {rule.source})", remedy)
+
+
+def _images(inventory: Inventory, report: Report) -> None:
+    images = inventory.shared.get("tokenlabs_images")
+    image = images.get("epp") if isinstance(images, Mapping) else None
+    if isinstance(image, str) and "@" in image and ":" not in image.partition("@")[0].rpartition("/")[2]:
+        report(("tokenlabs_images", "epp"), "has no tag, which its chart asks for", "add one before the digest")
 
 
 def _mirrors(inventory: Inventory, report: Report) -> None:

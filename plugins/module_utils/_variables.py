@@ -13,7 +13,10 @@ from typing import Any
 from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import MAXIMUM, WindowError, window_seconds
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     ARCHITECTURES,
+    CHARTS,
     DEFAULT_RELEASE,
+    DOWNLOADS,
+    MANIFESTS,
     RELEASES,
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import (
@@ -314,7 +317,7 @@ _TAINT = Record(
 )
 
 _COMPONENTS = RELEASES[DEFAULT_RELEASE].versions
-_DOWNLOADS = (*RELEASES[DEFAULT_RELEASE].downloads, *RELEASES[DEFAULT_RELEASE].manifests)
+_DOWNLOADS = (*DOWNLOADS, *MANIFESTS, *CHARTS)
 _SHA256 = Text(r"[0-9a-f]{64}", "64 hexadecimal digits")
 
 # Variables of the whole platform: the same for every host.
@@ -326,6 +329,20 @@ SHARED: dict[str, Any] = {
         dict.fromkeys(_DOWNLOADS, Record(dict.fromkeys((*ARCHITECTURES, "noarch"), _SHA256), what="architecture")),
         what="download",
     ),
+    "tokenlabs_charts": Record(
+        dict.fromkeys(
+            CHARTS,
+            Record(
+                {
+                    "repository": Url(("oci", "https", "http"), "oci://registry.example.com/charts"),
+                    "name": Text(r"[a-z0-9][a-z0-9._-]*", "the name of a chart"),
+                },
+                what="setting",
+            ),
+        ),
+        what="chart",
+    ),
+    "tokenlabs_images": Record(dict.fromkeys(RELEASES[DEFAULT_RELEASE].images, Image()), what="image"),
     "tokenlabs_mirrors": Record(
         {
             "charts": Url(("oci",), "oci://mirror.example.com:5000"),

@@ -97,6 +97,28 @@ def test_charts_are_offered_under_the_path_of_their_original_place() -> None:
     )
 
 
+NEWEST = publish.load_releases()["2026.08"]
+
+
+def test_versions_of_all_sets_are_offered() -> None:
+    offered = {
+        (offer.name, offer.version) for each in publish.load_releases().values() for offer in publish.offers(each)
+    }
+    assert {("gateway-helm", version) for version in ("v1.6.7", "v1.7.5", "v1.8.3")} <= offered
+    assert {("kuadrant-operator", version) for version in ("1.4.3", "1.5.2")} <= offered
+
+
+def test_the_newest_pool_chart_has_other_names_for_its_image(helm: Path, tmp_path: Path) -> None:
+    """And does not look at the old ones."""
+    offer = next(each for each in publish.offers(NEWEST) if each.name == "inferencepool")
+    (tmp_path / "chart.tgz").write_bytes(publish.package(offer, NEWEST, None)[0])
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(POOL))
+    command = [helm, "template", "a", tmp_path / "chart.tgz", "-f", tmp_path / "values.yaml"]
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert "image: registry.k8s.io/gateway-api-inference-extension/epp:v1\n" in told
+
+
 # --- upstream's traps
 @pytest.mark.parametrize(
     ("change", "why"),

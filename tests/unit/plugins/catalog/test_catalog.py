@@ -4,12 +4,23 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _catalog as catalog
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _release_sets
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
-from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import RELEASES, RULES, broken_rules
+from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
+    CHARTS,
+    DOWNLOADS,
+    MANIFESTS,
+    RELEASES,
+    RULES,
+    broken_rules,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -168,6 +179,7 @@ def test_sources_without_a_mirror() -> None:
         "repo_url": None,
         "version": "v1.7.5",
         "plain_http": False,
+        "sha256": None,
     }
     assert charts["kuadrant_operator"]["ref"] == "kuadrant-operator"
     assert charts["kuadrant_operator"]["repo_url"] == "https://kuadrant.io/helm-charts/"
@@ -227,15 +239,80 @@ def test_an_overridden_version_moves_all_charts_of_the_component() -> None:
     assert charts["envoy_gateway"]["version"] == charts["envoy_gateway_crds"]["version"] == "v1.7.9"
 
 
-def test_every_release_set_is_coherent() -> None:
-    for name, release in RELEASES.items():
-        minor = release.kubernetes_channel.split("/")[0]
-        assert release.name == name
-        assert broken_rules({**release.versions, "kubernetes": minor}) == []
-        assert {chart.component for chart in release.charts.values()} <= set(release.versions)
-        assert set(release.manifests) | set(release.downloads) <= set(release.versions)
-        for image in release.images.values():
-            assert not image.endswith(":latest") and ":" in image
+@pytest.mark.parametrize("name", RELEASES)
+def test_every_release_set_is_coherent(name: str) -> None:
+    """It breaks no rule but those that it says it strains, over its whole range of Kubernetes versions."""
+    release = RELEASES[name]
+    assert release.name == name
+    oldest, newest = (int(each.split(".")[1]) for each in (release.oldest_kubernetes, release.newest_kubernetes))
+    minors = [f"1.{number}" for number in range(oldest, newest + 1)]
+    assert release.kubernetes_channel.split("/")[0] in minors
+    for minor in minors:
+        broken = {rule.id for rule in broken_rules({**release.versions, "kubernetes": minor})}
+        assert broken == set(release.strains)
+    for outside in (f"1.{oldest - 1}", f"1.{newest + 1}"):
+        broken = {rule.id for rule in broken_rules({**release.versions, "kubernetes": outside})}
+        assert broken > set(release.strains), outside
+    assert all(release.strains.values())
+    assert {chart.component for chart in CHARTS.values()} | set(MANIFESTS) | set(DOWNLOADS) <= set(release.versions)
+    for image in release.images.values():
+        assert not image.endswith(":latest") and ":" in image
+
+
+def test_every_line_of_a_set_says_where_it_comes_from() -> None:
+    components = {name for told in _release_sets.SETS.values() for name in [*told["versions"], *told["images"]]}
+    assert components == set(_release_sets.ORIGINS)
+    for origin in _release_sets.ORIGINS.values():
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", origin["project"]) and origin["tag"] and origin["path"]
+
+
+def test_the_sets_are_data_alone() -> None:
+    """The lab reads the file without the collection."""
+    told = runpy.run_path(_release_sets.__file__)
+    assert told["SETS"] == _release_sets.SETS
+    for component, versions in told["CHECKSUMS"].items():
+        for version, sums in versions.items():
+            assert any(release.versions.get(component) == version for release in RELEASES.values())
+            assert all(re.fullmatch("[0-9a-f]{64}", text) for text in sums.values())
+
+
+def test_a_set_that_strains_a_rule_warns_and_is_taken(tmp_path: Path) -> None:
+    answer = load(write(tmp_path, {"group_vars/all/main.yml": "tokenlabs_release: '2026.04'\n"}))
+    warnings = [line for line in answer["summary"] if line.startswith("Warning: ")]
+    assert len(warnings) == 2
+    assert "GHSA" in warnings[0] and "last of its line" in warnings[0]
+    assert (
+        load(write(tmp_path, {"group_vars/all/main.yml": "tokenlabs_release: '2026.07'\n"}))["catalog"]["release"][
+            "risks"
+        ]
+        == []
+    )
+
+
+def test_a_chart_from_elsewhere() -> None:
+    source = {"kuadrant_operator": {"repository": "oci://registry.example/charts", "name": "kuadrant"}}
+    chart = derive([model("x")], tokenlabs_charts=source)["charts"]["kuadrant_operator"]
+    assert chart["ref"] == "oci://registry.example/charts/kuadrant" and chart["repo_url"] is None
+    assert chart["sha256"] is None, "the published checksum is not that of another source"
+    assert derive([model("x")])["charts"]["kuadrant_operator"]["sha256"].startswith("08ec9696")
+    mirrored = derive([model("x")], tokenlabs_mirrors={"charts": "oci://mirror:5000"})["charts"]
+    assert mirrored["kuadrant_operator"]["sha256"] is None
+    pinned = {"kuadrant_operator": {"noarch": "a" * 64}}
+    assert derive([model("x")], tokenlabs_checksums=pinned)["charts"]["kuadrant_operator"]["sha256"] == "a" * 64
+
+
+def test_images_from_elsewhere() -> None:
+    digest = "@sha256:" + "0" * 64
+    images = derive([model("x")], tokenlabs_images={"epp": f"registry.example:5000/llm-d/epp:v9{digest}"})["images"]
+    assert images["epp"] == {"hub": "registry.example:5000/llm-d", "name": "epp", "tag": f"v9{digest}"}
+    assert images["redis"] == RELEASES["2026.07"].images["redis"]
+
+
+def test_the_newest_pool_chart_has_other_names_for_its_image() -> None:
+    values = derive([model("x")], tokenlabs_release="2026.08")["helmfile"]["values"]["pool-x"]["inferenceExtension"]
+    assert values["image"]["registry"] == "ghcr.io"
+    assert values["image"]["repository"] == "llm-d/llm-d-inference-scheduler"
+    assert "hub" not in values["image"] and values["failureMode"] == "FailClose"
 
 
 def test_every_rule_has_a_source_and_can_be_broken() -> None:
@@ -246,7 +323,7 @@ def test_every_rule_has_a_source_and_can_be_broken() -> None:
         "envoy_gateway": ["v1.5.0", "v1.6.7", "v1.7.5", "v1.8.3", "v1.9.0"],
         "gateway_api": ["v1.3.0", "v1.4.1", "v1.5.1"],
         "kuadrant_operator": ["1.4.1", "1.4.3", "1.5.2"],
-        "inferencepool": ["v1.2.0", "v1.3.0", "v1.5.0"],
+        "inferencepool": ["v1.2.0", "v1.3.0", "v1.5.0", "v1.6.0"],
         "modelservice": ["v0.4.5", "v0.4.12"],
         "helm": ["v3.17.0", "v4.0.0"],
         "helmfile": ["v0.166.0", "v1.8.0"],

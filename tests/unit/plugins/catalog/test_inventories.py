@@ -275,7 +275,7 @@ CASES = [
     Case(
         "an unknown release",
         {MAIN: "tokenlabs_release: '2026.70'\n"},
-        [(f"{MAIN}:1: tokenlabs_release is '2026.70', which does not exist", "did you mean 2026.07?")],
+        [(f"{MAIN}:1: tokenlabs_release is '2026.70', which does not exist", "did you mean 2026.0")],
     ),
     Case(
         "a release as a number",
@@ -293,12 +293,49 @@ CASES = [
     Case(
         "versions that nobody has tested",
         {MAIN: "tokenlabs_versions:\n  envoy_gateway: v1.8.3\n  gateway_api: v1.5.1\n"},
-        [(f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be:", "tokenlabs_release_unsupported")],
+        [
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Envoy AI", "tokenlabs_release_unsupported"),
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Kuadrant 1.5", "tokenlabs_release_unsupported"),
+        ],
     ),
     Case(
-        "known to break, accepted or not",
-        {MAIN: "tokenlabs_versions: {kuadrant_operator: 1.4.1}\ntokenlabs_release_unsupported: true\n"},
-        [(f"{MAIN}:1: tokenlabs_versions.kuadrant_operator cannot be: Kuadrant before 1.4.3", "1.5.2")],
+        "a version that is known to break, more than one rule",
+        {MAIN: "tokenlabs_versions: {kuadrant_operator: 1.4.1}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_versions.kuadrant_operator cannot be: Kuadrant before 1.4.3", "1.5.2"),
+            (f"{MAIN}:1: tokenlabs_versions.kuadrant_operator cannot be: Kuadrant before 1.5", "1.5.2"),
+        ],
+    ),
+    Case(
+        "a version that the set excuses, chosen by hand",
+        {MAIN: "tokenlabs_release: '2026.04'\ntokenlabs_versions: {envoy_gateway: v1.6.4}\n"},
+        [
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Envoy Gateway before 1.7.4", "GHSA"),
+            (f"{MAIN}:2: tokenlabs_versions.envoy_gateway cannot be: Kuadrant before 1.5", "make/envoy-gateway.mk"),
+        ],
+    ),
+    Case(
+        "Kubernetes outside of the range of the set",
+        {MAIN: "tokenlabs_release: '2026.04'\ntokenlabs_microk8s_channel: 1.34/stable\n"},
+        [(f"{MAIN}:2: tokenlabs_microk8s_channel cannot be: Envoy Gateway 1.6 is tested with", "1.33/stable")],
+    ),
+    Case(
+        "a chart that is none",
+        {MAIN: "tokenlabs_charts: {envoy: {repository: oci://registry.example}}\n"},
+        [(f"{MAIN}:1: tokenlabs_charts.envoy is not a chart", "envoy_gateway")],
+    ),
+    Case(
+        "a chart's source that is none",
+        {MAIN: "tokenlabs_charts: {envoy_gateway: {repository: registry.example}}\n"},
+        [(f"{MAIN}:1: tokenlabs_charts.envoy_gateway.repository must begin with", "oci://")],
+    ),
+    Case(
+        "an image without a tag",
+        {MAIN: f"tokenlabs_images: {{redis: redis, epp: 'ghcr.io/x/epp@sha256:{'0' * 64}'}}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_images.redis has neither tag nor digest", "add"),
+            (f"{MAIN}:1: tokenlabs_images.epp has no tag", "add"),
+        ],
     ),
     Case(
         "latest for a version",
@@ -671,9 +708,15 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in found] == sorted(line.split(":")[0] for line in found)
 
 
-def test_an_accepted_untested_choice(tmp_path: Path) -> None:
-    text = "tokenlabs_versions: {envoy_gateway: v1.8.3, gateway_api: v1.5.1}\ntokenlabs_release_unsupported: true\n"
-    assert problems(write(tmp_path, {MAIN: text})) == []
+def test_a_choice_at_ones_own_risk_is_taken_with_a_warning(tmp_path: Path) -> None:
+    """A pair that upstream rules out."""
+    text = "tokenlabs_versions: {envoy_gateway: v1.5.0}\ntokenlabs_release_unsupported: true\n"
+    answer = load(write(tmp_path, {MAIN: text}))
+    assert not answer.get("failed"), answer.get("msg")
+    warnings = [line for line in answer["summary"] if line.startswith("Warning: ")]
+    assert any(
+        "Envoy AI Gateway 0.5 needs Envoy Gateway 1.6" in line and "compatibility.md" in line for line in warnings
+    )
 
 
 def test_good_labels_and_taints(tmp_path: Path) -> None:
