@@ -20,9 +20,10 @@ for scenario in "$@"; do
   if [ -f "molecule/$scenario/molecule.yml" ]; then
     lab/ctl --name "$name" exec -- molecule test -s "$scenario" --destroy never
   fi
-  mapfile -t tests < <(compgen -G "tests/scenarios/test_${scenario}_*.py")
+  # In the order of their names: the last ones leave another cluster. compgen does not sort.
+  mapfile -t tests < <(compgen -G "tests/scenarios/test_${scenario}_*.py" | sort)
   if [ ${#tests[@]} -gt 0 ]; then
-    lab/ctl --name "$name" exec -- pytest -q -x "${tests[@]}" "${marks[@]}"
+    lab/ctl --name "$name" exec -- pytest -v -x "${tests[@]}" "${marks[@]}"
   fi
   lab/ctl --name "$name" down
   trap - EXIT

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .components import kuadrant_state
-from .endpoints import age, duration, secret_value
+from .endpoints import age, duration, secret_value, service_addresses
 from .envoygateway import (
     attached,
     client_settings,
@@ -19,8 +19,8 @@ from .envoygateway import (
     traffic_policy,
     wasm_on_gateway,
 )
-from .model import ActionSet, AiRoute, AuthRules, Config, Match, PortConfig, RouteEntry, WasmFilter
-from .objects import Name, Object, Snapshot, is_true, name_of
+from .model import ActionSet, Address, AiRoute, AuthRules, Config, Match, PortConfig, RouteEntry, WasmFilter
+from .objects import Name, Object, Snapshot, is_true, labels_of, name_of
 from .policies import Place, auth_rules, effective_at, limit_set
 from .routerules import ENVOY_500, ai_route, backend_of, declared_models, filters_of, match_of, refers_to
 from .routing import build_virtual_hosts, precedence
@@ -110,6 +110,7 @@ class _Builder:
             for item in (gateway.get("status") or {}).get("addresses") or []
             if item.get("type", "IPAddress") == "IPAddress"
         ]
+        self.behind_hosts = bool((gateway.get("spec") or {}).get("addresses"))
         document = envoy_gateway_document(snapshot)
         # Without a configuration document nothing says that the AI gateway is left out.
         self.ai_active = not document or bool(document.get("extensionManager"))
@@ -235,6 +236,15 @@ class _Builder:
             index={host: tuple(actions) for host, actions in index.items()},
         )
 
+    def _sockets(self, port: int) -> Sequence[Address]:
+        """Where Envoy takes connections: at the load balancer's addresses, or in its pods if hosts forward to them."""
+        if not self.behind_hosts:
+            return [Address(address, port) for address in self.addresses]
+        space, name = (f"gateway.envoyproxy.io/owning-gateway-{part}" for part in ("namespace", "name"))
+        owner = {space: self.name[0], name: self.name[1]}
+        services = [each for each in self.snapshot.all("Service") if owner.items() <= labels_of(each).items()]
+        return [address for each in services for address in service_addresses(self.snapshot, *name_of(each), port)]
+
     def ports(self) -> Iterator[PortConfig]:
         wasm, models = self.wasm(), declared_models(self.snapshot, self.name)
         for port, hosts in self.entries.items():
@@ -244,11 +254,11 @@ class _Builder:
                 chain = secret_value(self.snapshot, *listener.certificate, "tls.crt")
                 key = secret_value(self.snapshot, *listener.certificate, "tls.key")
                 certificate = (chain.encode(), key.encode()) if chain and key else None
-            for address in self.addresses:
+            for socket in self._sockets(port):
                 yield PortConfig(
                     gateway=self.name,
-                    address=address,
-                    port=port,
+                    address=socket.host,
+                    port=socket.port,
                     hosts=build_virtual_hosts(hosts),
                     client=client_settings(self.snapshot, self.name, listener.name),
                     wasm=wasm,

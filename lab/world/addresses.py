@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts load balancer addresses on the lab's bridge, and takes them off again."""
+"""Puts the addresses at which Envoy is served on the lab's bridge, and takes them off again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ import logging
 import subprocess
 
 from lab.world.controllers.microk8s import in_use
-from lab.world.store import Store
+from lab.world.store import Store, key_of, labels
 
 log = logging.getLogger("world")
+
+
+def behind_hosts(store: Store) -> set[str]:
+    """Addresses of Envoy's pods that hosts forward to: those of Services with addresses of hosts."""
+    return {
+        address
+        for service in store.all("Service")
+        if service["spec"].get("externalIPs") and labels(service).get("app.kubernetes.io/managed-by") == "envoy-gateway"
+        for address in store.endpoints(*key_of(service))
+    }
 
 
 class Addresses:
@@ -21,7 +31,7 @@ class Addresses:
         self.held: set[str] | None = None
 
     def sync(self, store: Store) -> None:
-        wanted = in_use(store)
+        wanted = in_use(store) | behind_hosts(store)
         if wanted == self.held:
             return
         held = self._read()

@@ -95,6 +95,7 @@ def derive(inventory: Inventory) -> Data:
             "class": GATEWAY_CLASS,
             "address": gateway.get("address"),
             "http_port": gateway.get("http_port") or 80,
+            "host_addresses": host_addresses(inventory),
         },
         "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
         "networks": dict(NETWORKS),
@@ -122,6 +123,16 @@ def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
     if COMPLETIONS_PATH not in catalog["paths"]:
         lines.append(f"{COMPLETIONS_PATH} stays closed: not every model's server tells the tokens of every stream")
     return lines
+
+
+def host_addresses(inventory: Inventory) -> list[str]:
+    """Where hosts answer for the gateway themselves: nowhere when a load balancer does, else where it was chosen, or on
+    every controller, so that losing one leaves the others."""
+    shared = inventory.shared
+    if shared.get("tokenlabs_loadbalancer_range"):
+        return []
+    chosen = (shared.get("tokenlabs_gateway") or {}).get("address")
+    return [chosen] if chosen else [str(host.address) for host in inventory.controllers]
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

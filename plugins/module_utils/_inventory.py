@@ -38,6 +38,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import check_tenants
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import (
     HOST,
+    HOST_PORTS,
     INTERNAL,
     LABEL,
     LABEL_FORM,
@@ -545,6 +546,21 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
             )
         elif ranges and not any(low <= chosen <= high for low, high in ranges):
             report(path, f"is {wanted}, outside tokenlabs_loadbalancer_range", "choose one within it")
+        elif not inventory.shared.get("tokenlabs_loadbalancer_range") and chosen not in owners:
+            reason = f"is {wanted}, which is no host's, and no tokenlabs_loadbalancer_range has it"
+            report(path, reason, "choose a host's, set the range, or leave it out for the controllers' own")
+    _host_ports(inventory, report)
+
+
+def _host_ports(inventory: Inventory, report: Report) -> None:
+    """On a host's own address the gateway takes its port from whoever else listens there."""
+    gateway = inventory.shared.get("tokenlabs_gateway")
+    port = gateway.get("http_port") if isinstance(gateway, Mapping) else None
+    logins = {str(host.vars.get("ansible_port") or 22): "sshd" for host in inventory.hosts}
+    holder = {**logins, **{str(number): who for number, who in HOST_PORTS.items()}}.get(str(port))
+    if holder and not inventory.shared.get("tokenlabs_loadbalancer_range"):
+        reason = f"is {port}, which {holder} has on the hosts, and without tokenlabs_loadbalancer_range it is theirs"
+        report(("tokenlabs_gateway", "http_port"), reason, "choose another port, or set the range")
 
 
 def _logins(inventory: Inventory, collector: _Collector) -> None:

@@ -94,6 +94,15 @@ ENGINES = ("vllm", "sim", "custom")
 # MicroK8s' own: kube-proxy's --cluster-cidr and kube-apiserver's --service-cluster-ip-range
 # (canonical/microk8s microk8s-resources/default-args at v1.35).
 NETWORKS = {"pods": "10.1.0.0/16", "services": "10.152.183.0/24"}
+# What listens on nodes (canonical/microk8s docs/services-and-ports, default-args at v1.35).
+HOST_PORTS = {
+    10250: "the kubelet",
+    10257: "the controller-manager",
+    10259: "the scheduler",
+    16443: "the API server",
+    19001: "the datastore",
+    25000: "the cluster agent",
+}
 # Words of Ansible and this collection's groups, which cannot be hosts at the same time.
 RESERVED_HOSTS = ("all", "controllers", "localhost", "sparks", "ungrouped")
 # Where other parts live.

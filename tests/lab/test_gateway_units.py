@@ -39,11 +39,39 @@ from lab.gateway.routing import (
     precedence,
     without_port,
 )
-from tests.lab.gateway_harness import KUADRANT, MANAGED_BY, Clock, b64, meta, service, tenant_secret
+from lab.gateway.translate import translate
+from tests.lab.gateway_harness import (
+    KUADRANT,
+    MANAGED_BY,
+    NAMESPACE,
+    Clock,
+    b64,
+    gateway_doc,
+    meta,
+    service,
+    tenant_secret,
+)
 
 
 def request(path: str = "/", host: str = "h", method: str = "GET", query: str = "", **headers: str) -> RequestView:
     return RequestView(method, host, path, query, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+# --- where it listens -------------------------------------------------------------------------------
+
+
+def test_behind_addresses_of_hosts_envoy_listens_in_its_pods() -> None:
+    store, gateway = Store(), gateway_doc(80)
+    store.put("Gateway", gateway)
+    (_, envoy), slices = service("envoy-x", "envoy-gateway-system", 80, 10080, "10.1.0.7")
+    owner = {"name": gateway["metadata"]["name"], "namespace": NAMESPACE}
+    envoy["metadata"]["labels"] = {f"gateway.envoyproxy.io/owning-gateway-{key}": owner[key] for key in owner}
+    store.put("Service", envoy)
+    store.put(*slices)
+    assert set(translate(store.snapshot()).ports) == {("127.0.0.1", 80)}
+    gateway["spec"]["addresses"] = [{"value": "127.0.0.1"}]
+    store.put("Gateway", gateway)
+    assert set(translate(store.snapshot()).ports) == {("10.1.0.7", 10080)}
 
 
 # --- paths and routes -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab.world.addresses import behind_hosts
 from lab.world.controllers import envoy_gateway, envoy_policies
 from tests.lab import world_objects as w
 from tests.lab.world_objects import EG, MODELS, World, obj, policy, route
@@ -38,6 +39,21 @@ def test_a_gateway_gets_its_envoy_and_waits_for_it_and_an_address() -> None:
     found = world(w.gateway(), *w.programmed())
     assert found.status("Gateway", "gw", MODELS, "Programmed") == "True:Programmed"
     assert found.get("Gateway", "gw", MODELS)["status"]["addresses"][0]["value"] == "10.77.0.200"
+
+
+def test_addresses_of_a_gateway_become_those_of_its_service() -> None:
+    own, name = w.gateway(), envoy_gateway.hashed_name(w.gateway())
+    own["spec"]["addresses"] = [{"type": "IPAddress", "value": "10.77.0.10"}]
+    found = world(own, *w.programmed())
+    service = found.get("Service", name, EG)
+    assert service["spec"]["externalIPs"] == ["10.77.0.10"]
+    assert found.get("Gateway", "gw", MODELS)["status"]["addresses"][0]["value"] == "10.77.0.10"
+    assert found.status("Gateway", "gw", MODELS, "Programmed") == "True:Programmed"
+
+    slice_labels = {"kubernetes.io/service-name": name}
+    endpoints = [{"addresses": ["10.1.0.7"], "conditions": {"ready": True}}]
+    found.store.put("EndpointSlice", obj("EndpointSlice", name, EG, labels=slice_labels, endpoints=endpoints))
+    assert behind_hosts(found.store) == {"10.1.0.7"}
 
 
 def test_an_envoy_that_is_not_available_leaves_the_gateway_unprogrammed() -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import argfile, endpoints, flags, kube, toolkit
+from . import argfile, endpoints, flags, kube, proxy, toolkit
 from .host import Host, read_json
 
 LEASE_SECONDS, POLL_SECONDS, STATUS_SECONDS, REFRESH_SECONDS = 10, 2, 300, 30
@@ -95,6 +95,7 @@ class Kubelet:
         self.reported: tuple[Any, ...] = ()
         self.reported_at = 0.0
         self.uid = ""
+        self.proxy = proxy.ServiceProxy(self.name)
 
     # -- what is told
     def default_labels(self) -> dict[str, str]:
@@ -262,10 +263,14 @@ class Kubelet:
                 self.renew()
 
     def keep_endpoints(self) -> None:
+        """Where the API servers are, and who answers at this host's address."""
         if self.host.is_worker:
-            endpoints.follow(self.host, kube.proxy_client(self.host))
+            client = kube.proxy_client(self.host)
+            endpoints.follow(self.host, client)
         else:
-            endpoints.announce(self.host, kube.server_client(self.host))
+            client = kube.server_client(self.host)
+            endpoints.announce(self.host, client)
+        self.proxy.follow(client)
 
     def run(self) -> None:
         registered = False

@@ -203,9 +203,9 @@ def _addresses(obj: Json, service: Json | None) -> list[str]:
     if not service:
         return []
     spec = service["spec"]
-    if obj["spec"].get("addresses"):
-        return spec.get("externalIPs") or []
-    if spec["type"] == "ClusterIP":
+    if obj["spec"].get("addresses") and spec.get("externalIPs"):
+        return spec["externalIPs"]
+    if obj["spec"].get("addresses") or spec["type"] == "ClusterIP":
         return [address for address in spec.get("clusterIPs") or [] if address]
     ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
     return [entry["ip"] for entry in ingress if entry.get("ip")]
@@ -268,14 +268,17 @@ def _infrastructure(obj: Json, proxy: Json, space: str) -> Iterator[Action]:
             for item in {item["port"]: item for item in obj["spec"]["listeners"]}.values()
         ],
     }
-    if spec["type"] == "LoadBalancer":
+    if spec["type"] != "ClusterIP":
         spec["externalTrafficPolicy"] = service.get("externalTrafficPolicy", "Local")
+    if spec["type"] == "LoadBalancer":
+        if "allocateLoadBalancerNodePorts" in service:
+            spec["allocateLoadBalancerNodePorts"] = service["allocateLoadBalancerNodePorts"]
         if service.get("loadBalancerIP"):
             spec["loadBalancerIP"] = service["loadBalancerIP"]
         if service.get("loadBalancerClass"):
             spec["loadBalancerClass"] = service["loadBalancerClass"]
     if addresses := [item["value"] for item in obj["spec"].get("addresses") or [] if item.get("value")]:
-        spec["externalIPs"] = addresses
+        spec.update({"clusterIP": addresses[0]} if spec["type"] == "ClusterIP" else {"externalIPs": addresses})
     notes = {**(infrastructure.get("annotations") or {}), **(service.get("annotations") or {})}
     service_meta = {
         **meta,

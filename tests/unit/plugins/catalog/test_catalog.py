@@ -54,6 +54,15 @@ def derive(*models: list[dict[str, Any]], **shared: Any) -> dict[str, Any]:
     return catalog.derive(chosen)
 
 
+def test_without_a_range_hosts_answer_for_the_gateway() -> None:
+    def addresses(**shared: Any) -> list[str]:
+        return list(derive([model("x")], **shared)["gateway"]["host_addresses"])
+
+    assert addresses(tokenlabs_loadbalancer_range="10.0.2.1-10.0.2.9", tokenlabs_gateway={"address": "10.0.2.3"}) == []
+    assert addresses() == ["10.0.0.1"]
+    assert addresses(tokenlabs_gateway={"address": "10.0.1.0"}) == ["10.0.1.0"]
+
+
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,33}[a-z0-9])?", fullmatch=True)
 engines = st.sampled_from(
     [

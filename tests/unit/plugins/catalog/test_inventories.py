@@ -641,6 +641,26 @@ CASES = [
         [(f"{MAIN}:2: tokenlabs_gateway.address is 192.168.1.9, outside tokenlabs_loadbalancer_range", "within")],
     ),
     Case(
+        "a gateway's address that nobody has",
+        {MAIN: "tokenlabs_gateway: {address: 192.168.1.9}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.address is 192.168.1.9, which is no host's", "choose a host's, set the range")],
+    ),
+    Case(
+        "a gateway that would shut everybody out of the hosts",
+        {MAIN: "tokenlabs_gateway: {http_port: 22}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.http_port is 22, which sshd has on the hosts", "choose another port")],
+    ),
+    Case(
+        "a gateway in the place of the API server",
+        {MAIN: "tokenlabs_gateway: {http_port: 16443}\n"},
+        [
+            (
+                f"{MAIN}:1: tokenlabs_gateway.http_port is 16443, which the API server has on the hosts",
+                "or set the range",
+            )
+        ],
+    ),
+    Case(
         "a range within the network of pods",
         {MAIN: "tokenlabs_loadbalancer_range: 10.1.0.200-10.1.0.210\n"},
         [(f"{MAIN}:1: tokenlabs_loadbalancer_range meets 10.1.0.0/16, which MicroK8s gives to pods", "hosts' network")],
