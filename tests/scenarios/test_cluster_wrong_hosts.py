@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -138,6 +139,16 @@ def test_a_spark_that_is_off_is_a_row_and_stops_nothing() -> None:
         lab("fault", "heal", SECOND)
     assert result.code == 0, result.text
     assert [row[:3] for row in found] == [["warning", SECOND, "connection"]]
+
+
+@pytest.mark.long
+def test_who_would_not_be_heard_beside_the_gateway() -> None:
+    """Without a load balancer the gateway takes its port on the controller from everybody else."""
+    without_range = ("-e", json.dumps({"tokenlabs_loadbalancer_range": None}))
+    with squatter(controller(), 80):
+        result, found = looked("preflight", *without_range)
+    assert result.code != 0
+    assert [row[:4] for row in found] == [["error", controller(), "port 80/tcp", "taken by python3"]]
 
 
 @pytest.mark.long

