@@ -14,7 +14,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import SHAPE, STEM, digits
-from ansible_collections.tokenlabs.platform.plugins.plugin_utils._envelope import Envelope
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._handover import Folder, HandoverError
 
 REMOTE = "tokenlabs.platform.sealed_keys"
@@ -54,6 +53,9 @@ class ActionModule(ActionBase):
         return {"changed": True, "files": {name: str(path) for name, path in written.items()}}
 
     def _ask(self, src: str, names: list[str], task_vars: dict[str, Any] | None) -> dict[str, str]:
+        # Only now: cryptography takes longer to load than a run takes in which no key is new.
+        from ansible_collections.tokenlabs.platform.plugins.plugin_utils._envelope import Envelope
+
         envelope = Envelope()
         answer = self._remote({"src": src, "names": names, "certificate": envelope.certificate}, task_vars)
         if answer["missing"]:

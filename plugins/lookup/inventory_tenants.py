@@ -16,25 +16,38 @@ description:
   - Whether they are as they should be is found out by M(tokenlabs.platform.catalog), with file and line.
 options:
   _terms:
-    description: Not used.
+    description: The names of the tenants to give, which must be in the inventory; without any, all.
     type: list
     elements: str
+  json:
+    description:
+      - Whether to give one text in JSON instead of a list, as O(tokenlabs.platform.tenants#module:tenants) takes it.
+        Ansible looks at every value of a list, which takes longer with thousands than all that is done with them.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
 - name: Count the tenants
   ansible.builtin.debug:
     msg: "{{ query('tokenlabs.platform.inventory_tenants') | length }}"
+
+- name: Reconcile two of them
+  tokenlabs.platform.tenants:
+    key_dir: /var/lib/tokenlabs/keys
+    tiers: [free, pro]
+    tenants: "{{ lookup('tokenlabs.platform.inventory_tenants', 'acme', 'initech', json=true) }}"
 """
 
 RETURN = r"""
 _list:
-  description: The tenants, as they are written.
+  description: The tenants, as they are written, or one text with all of them.
   type: list
-  elements: dict
+  elements: raw
 """
 
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +72,14 @@ class LookupModule(LookupBase):
             if problems:
                 raise AnsibleLookupError("\n".join(map(str, problems)))
             tenants += found.entries
-        return tenants
+        if terms:
+            known = {tenant.get("name") for tenant in tenants if isinstance(tenant, Mapping)}
+            unknown = [name for name in terms if name not in known]
+            if unknown:
+                raise AnsibleLookupError(f"The inventory has no such tenants: {', '.join(unknown)}")
+            tenants = [tenant for tenant in tenants if isinstance(tenant, Mapping) and tenant.get("name") in terms]
+        # A date in a YAML file is one here; it becomes the text that it was.
+        return [json.dumps(tenants, default=str)] if self.get_option("json") else tenants
 
 
 def _plain(value: Any) -> Any:

@@ -80,24 +80,31 @@ NOTHING = Stored()
 
 def read_key(path: str | Path) -> str | None:
     """The key in a file; None without a file, or with one that a killed process did not get to fill."""
+    return _read_key(str(path))[0]
+
+
+def _read_key(path: str) -> tuple[str | None, float]:
+    """The same, and when the file was written."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return None
+        return None, 0.0
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             raise KeyFileError(f"{path} is no file of this user")
         if found.st_mode & 0o077:
             raise KeyFileError(f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o})")
-        text = file.read(1024).decode("ascii", "replace").strip("\r\n")
+        text = os.read(descriptor, 1024).decode("ascii", "replace").strip("\r\n")
+    finally:
+        os.close(descriptor)
     if not text:
-        return None
+        return None, 0.0
     if not SHAPE.fullmatch(text):
         raise KeyFileError(f"{path} holds no key")
-    return text
+    return text, found.st_mtime
 
 
 class KeyFiles:
@@ -165,25 +172,29 @@ class KeyFiles:
         """What is on disk, by stem."""
         wanted = None if only is None else set(only)
         found: dict[str, Stored] = {}
+        directory = str(self._directory)
         for name in self._names(self._directory):
             match = FILE.fullmatch(name)
             if not match or (wanted is not None and match["stem"] not in wanted):
                 continue
-            stored = found.get(match["stem"], NOTHING)
+            whose = match["stem"]
+            stored = found.get(whose, NOTHING)
             if match["digits"]:
-                found[match["stem"]] = replace(stored, old=stored.old | {match["digits"]})
+                found[whose] = replace(stored, old=stored.old | {match["digits"]})
                 continue
             try:
-                key = read_key(os.path.join(self._directory, name))
+                key, written = _read_key(f"{directory}/{name}")
             except KeyFileError as error:
-                found[match["stem"]] = replace(stored, trouble=str(error))
+                found[whose] = replace(stored, trouble=str(error))
                 continue
             # An empty one, which a killed process did not get to fill, is there too: to be filled, or removed.
-            if key is not None:
-                written = datetime.fromtimestamp(os.lstat(self._directory / name).st_mtime, UTC)
-                more = {"successor": key} if match["slot"] else {"key": key, "written": written}
-                stored = replace(stored, **more)  # type: ignore[arg-type]
-            found[match["stem"]] = stored
+            if key is None:
+                found[whose] = stored
+            elif match["slot"]:
+                found[whose] = replace(stored, successor=key)
+            else:
+                when = datetime.fromtimestamp(written, UTC)
+                found[whose] = Stored(key, stored.successor, stored.old, stored.trouble, when)
         return found
 
     def read(self, stem: str) -> str | None:
@@ -192,7 +203,8 @@ class KeyFiles:
 
     def not_fetched(self) -> dict[str, str]:
         """The files that the operator has not fetched yet, by stem."""
-        return {name: str(path) for name in sorted(self._names(self._marks)) if (path := self.path(name)).is_file()}
+        paths = ((name, f"{self._directory}/{name}{CURRENT}") for name in sorted(self._names(self._marks)))
+        return {name: path for name, path in paths if os.path.isfile(path)}
 
     @staticmethod
     def _names(directory: Path) -> Iterator[str]:

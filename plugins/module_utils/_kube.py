@@ -363,13 +363,14 @@ def in_parallel(
     items: Sequence[T],
     workers: int = WORKERS,
     fatal: Callable[[KubeError], bool] = lambda error: error.status in (UNREACHABLE, 401),
+    stop: threading.Event | None = None,
 ) -> list[Outcome[T, R]]:
     """Do the work on every item with a few threads; outcomes come in the order of the items.
 
     One failure does not stop the others, except a fatal one (by default: no connection, no login), after which the
-    items not yet begun are given back untried.
+    items not yet begun are given back untried. `stop` is set then, and so is shared by batches of one work.
     """
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def one(item: T) -> Outcome[T, R]:
         if stop.is_set():
@@ -383,8 +384,22 @@ def in_parallel(
 
     if len(items) <= 1 or workers <= 1:
         return [one(item) for item in items]
+    outcomes: list[Outcome[T, R]] = [Outcome(item, tried=False) for item in items]
+    positions = iter(range(len(items)))
+
+    def some() -> None:
+        # Whoever is free takes the next: to hand every item to a thread takes as long as to send a request.
+        for position in positions:
+            outcomes[position] = one(items[position])
+
     with ThreadPoolExecutor(max_workers=min(workers, len(items))) as pool:
-        return list(pool.map(one, items))
+        try:
+            for thread in [pool.submit(some) for _ in range(min(workers, len(items)))]:
+                thread.result()
+        except BaseException:
+            stop.set()
+            raise
+    return outcomes
 
 
 def kube_module(argument_spec: dict[str, Any], **kwargs: Any) -> Any:

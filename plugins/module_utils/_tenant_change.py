@@ -112,7 +112,8 @@ class TenantPlan:
         self._written: list[Step] = []
         self._removed: list[Step] = []
         self._actions: set[str] = set()
-        self._after: list[str] = []
+        # Described only when there is something to tell.
+        self._after: list[tuple[Target, str | None]] = []
         self._taken: set[str] = set()
         self._problem = ""
         self._files_only: list[str] = []
@@ -181,9 +182,12 @@ class TenantPlan:
             stored = self._observed.files[name]
             keys |= {each for each in (stored.key, stored.successor) if each}
         keys |= {each for key in self._tenant.keys or () if (each := self._imported(key).key)}
+        holders = [holder for key in keys for holder in self._observed.holders.get(key, ())]
+        if not holders:
+            return []
         own = {f"tenant {self._tenant.name}"}
         own |= {f"the foreign Secret {each.name}" for each in (*self._foreign, *self._adopted)}
-        return sorted({holder for key in keys for holder in self._observed.holders.get(key, ())} - own)
+        return sorted(set(holders) - own)
 
     def _obstacle(self) -> str:
         """Why a tenant gets no first key. A second one is never made while there may be a first one."""
@@ -326,9 +330,9 @@ class TenantPlan:
 
     def _settle(self, key_name: str, stored: Stored, current: Live, lives: Sequence[Live]) -> None:
         """The files of a key that stays; after an interruption, they may be behind the cluster."""
-        name, own = stem(self._tenant.name, key_name), digits(current.key)
         if stored.key == current.key or stored.trouble:
             return
+        name, own = stem(self._tenant.name, key_name), digits(current.key)
         if stored.successor == current.key:
             self._made.append(Promote(name))
         elif stored.key and stored.key not in {live.key for live in lives}:
@@ -365,7 +369,7 @@ class TenantPlan:
             isinstance(step, Store) and (step.stem, step.slot) == (name, NEXT) for step in self._made
         ):
             shelved.add(digits(stored.successor))
-        gone = sorted(shelved - {digits(live.key) for live in lives})
+        gone = sorted(shelved - {digits(live.key) for live in lives}) if shelved else []
         if gone:
             self._removed.append(Forget(name, tuple(gone)))
             self._actions.add("revoked")
@@ -410,7 +414,7 @@ class TenantPlan:
         right = [each for each in live.credentials if each.ours and (each.tier, each.annotations.get(USER)) == wanted]
         kept = max(right, key=lambda each: each.age, default=None)
         others = [each for each in live.credentials if each is not kept]
-        self._after.append(target.describe(key))
+        self._after.append((target, key))
         if kept is None:
             self._create(target, key, told=True)
         elif others or not target.met_by(kept, key, now):
@@ -433,7 +437,7 @@ class TenantPlan:
         self._taken.add(name)
         self._made.append(Create(name, target, key))
         if not told:
-            self._after.append(target.describe(key))
+            self._after.append((target, key))
 
     def _change(self) -> Change | None:
         steps = (*self._made, *self._written, *self._removed)
@@ -443,7 +447,8 @@ class TenantPlan:
         actions = self._actions or {"updated"}
         if not any(isinstance(step, (Create, Write, Delete)) for step in steps):
             before += self._files_only
-        return Change(self._tenant, frozenset(actions), steps, tuple(sorted(before)), tuple(sorted(self._after)))
+        after = sorted(target.describe(key) for target, key in self._after)
+        return Change(self._tenant, frozenset(actions), steps, tuple(sorted(before)), tuple(after))
 
 
 def _staying(lives: Sequence[Live], imported: Stored) -> list[Live]:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import (
@@ -27,7 +29,13 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles impor
     read_key,
     stem,
 )
-from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import MANAGER, Kube, KubeError, in_parallel
+from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
+    MANAGER,
+    Kube,
+    KubeError,
+    Outcome,
+    in_parallel,
+)
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_change import TenantPlan
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import Tenant
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
@@ -53,6 +61,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import
 # Everything in the namespace, so that foreign objects are seen too; but not Helm's, which are many and large.
 NOT_HELM = "type!=helm.sh/release.v1"
 REPLANS = 3
+# So many changes' keys are waited for at a time.
+BATCH = 1000
 # A key that was just made, plain or encoded: the prefix is three times three bytes long, so it has one encoding.
 _MADE_HERE = re.compile(f"({PREFIX}|{base64.b64encode(PREFIX.encode()).decode()})[A-Za-z0-9+/=_-]+")
 
@@ -63,6 +73,19 @@ class Result:
 
     changes: list[Change] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome[Change, tuple[Change | None, str]]) -> None:
+        name = outcome.item.tenant.name
+        if outcome.error is not None:
+            self.problems[name] = str(outcome.error)
+        elif not outcome.tried:
+            self.problems[name] = "not tried, because of another failure"
+        elif outcome.result is not None:
+            done, problem = outcome.result
+            if done:
+                self.changes.append(done)
+            if problem:
+                self.problems[name] = problem
 
     def names(self, action: str) -> list[str]:
         return sorted(change.tenant.name for change in self.changes if action in change.actions)
@@ -107,44 +130,46 @@ class Keeper:
     def carry_out(self, planned: Plan, observed: Observed) -> Result:
         """Do everything; a tenant that fails does not hold up the others."""
         result = Result(problems=dict(planned.problems))
-        changes = self._store_keys(planned.changes, result)
+        stop = Event()
 
         def work(change: Change) -> tuple[Change | None, str]:
             return self._reconcile(change, observed, planned.rules)
 
-        for outcome in in_parallel(work, changes, self._kube.workers):
-            name = outcome.item.tenant.name
-            if outcome.error is not None:
-                result.problems[name] = str(outcome.error)
-            elif not outcome.tried:
-                result.problems[name] = "not tried, because of another failure"
-            elif outcome.result is not None:
-                done, problem = outcome.result
-                if done:
-                    result.changes.append(done)
-                if problem:
-                    result.problems[name] = problem
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            # While the first keys are sent, the next ones get to the disk.
+            batches = [
+                writer.submit(self._store_keys, planned.changes[begin : begin + BATCH], stop)
+                for begin in range(0, len(planned.changes), BATCH)
+            ]
+            for batch in batches:
+                changes, failed = batch.result()
+                result.problems.update(failed)
+                for outcome in in_parallel(work, changes, self._kube.workers, stop=stop):
+                    result.add(outcome)
         for name, (slot, _key) in self._fresh.items():
             # Never sent to the server.
             self._files.remove(name, slot)
-        if changes and self._files.check():
+        if planned.changes and self._files.check():
             # A file that was taken away must not come back with the power.
             self._files.sync()
         return result
 
-    def _store_keys(self, changes: Sequence[Change], result: Result) -> list[Change]:
-        """Make all new keys and have them on the disk before the first one is sent; the changes that can go on."""
+    def _store_keys(self, changes: Sequence[Change], stop: Event) -> tuple[list[Change], dict[str, str]]:
+        """Make new keys and have them on the disk before they are sent; the changes that can go on, and problems."""
         stores = [(change, step) for change in changes for step in change.steps if isinstance(step, Store)]
-        if not stores:
-            return list(changes)
-        self._files.make()
+        if not stores or stop.is_set():
+            return list(changes), {}
         keys = {(step.stem, step.slot): step.key or new_key() for _change, step in stores}
         fresh = {step.stem: (step.slot, keys[step.stem, step.slot]) for _change, step in stores if step.key is None}
-        errors = self._files.write_all(keys, fresh)
-        self._fresh = {name: made for name, made in fresh.items() if name not in errors}
-        failed = {change.tenant.name: errors[step.stem] for change, step in stores if step.stem in errors}
-        result.problems.update({name: str(error) for name, error in failed.items()})
-        return [change for change in changes if change.tenant.name not in failed]
+        errors: dict[str, KeyFileError | OSError]
+        try:
+            self._files.make()
+            errors = self._files.write_all(keys, fresh)
+        except (KeyFileError, OSError) as error:
+            errors = dict.fromkeys((step.stem for _change, step in stores), error)
+        self._fresh |= {name: made for name, made in fresh.items() if name not in errors}
+        failed = {change.tenant.name: str(errors[step.stem]) for change, step in stores if step.stem in errors}
+        return [change for change in changes if change.tenant.name not in failed], failed
 
     def _reconcile(self, change: Change, observed: Observed, rules: Rules) -> tuple[Change | None, str]:
         """Carry out one change; when somebody else was faster, look again and plan anew."""

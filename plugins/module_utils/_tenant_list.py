@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import PREFIX
@@ -96,6 +97,7 @@ def span(value: str) -> timedelta:
     return timedelta(**{_UNITS[match["unit"]]: int(match["number"])}) if match["unit"] else timedelta()
 
 
+@lru_cache(maxsize=1024)
 def stamp(when: datetime) -> str:
     """As annotations and people have it."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

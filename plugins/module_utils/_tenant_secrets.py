@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -57,6 +58,16 @@ OURS = {MANAGED_BY: "tokenlabs", "tokenlabs.io/credential": "api-key"}
 SELECTED = {"app": "token-labs"}
 WATCHED = {"authorino.kuadrant.io/managed-by": "authorino"}
 DATA_KEY = "api_key"
+_KEY_NAME = re.compile(KEY_LABEL)
+
+
+@lru_cache(maxsize=1024)
+def _moment(text: str) -> datetime | None:
+    """None for what was written by somebody else and is no time. Thousands of Secrets share a few moments."""
+    try:
+        return moment(text)
+    except ValueError:
+        return None
 
 
 def fingerprint(key: str) -> str:
@@ -78,28 +89,25 @@ class Credential:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     key: str | None = field(default=None, repr=False)
+    # Whose it is: by its name, which nobody can change, or else by what it claims.
+    tenant: str = field(init=False)
+    # Which of the tenant's keys it is; None for one that was made by hand.
+    key_name: str | None = field(init=False)
+    ours: bool = field(init=False)
 
-    @property
-    def ours(self) -> bool:
-        return all(self.labels.get(key) == value for key, value in OURS.items()) and bool(self.tenant)
-
-    @property
-    def tenant(self) -> str:
-        """Whose it is: by its name, which nobody can change, or else by what it claims."""
+    def __post_init__(self) -> None:
         match = SECRET_NAME.fullmatch(self.name)
         if match:
-            return match["tenant"]
-        claimed = self.annotations.get(USER) or self.labels.get(TENANT_LABEL)
-        return claimed or self.name.removeprefix("tenant-") * self.name.startswith("tenant-")
-
-    @property
-    def key_name(self) -> str | None:
-        """Which of the tenant's keys it is; None for one that was made by hand."""
-        match = SECRET_NAME.fullmatch(self.name)
-        if match:
-            return match["key"] or DEFAULT_KEY
-        claimed = self.labels.get(KEY_NAME_LABEL, "")
-        return claimed if re.fullmatch(KEY_LABEL, claimed) else None
+            tenant, key_name = match["tenant"], match["key"] or DEFAULT_KEY
+        else:
+            claimed = self.annotations.get(USER) or self.labels.get(TENANT_LABEL)
+            tenant = claimed or self.name.removeprefix("tenant-") * self.name.startswith("tenant-")
+            key_name = self.labels.get(KEY_NAME_LABEL, "")
+            if not _KEY_NAME.fullmatch(key_name):
+                key_name = None
+        ours = bool(tenant) and all(self.labels.get(name) == value for name, value in OURS.items())
+        for name, value in (("tenant", tenant), ("key_name", key_name), ("ours", ours)):
+            object.__setattr__(self, name, value)
 
     @property
     def opens(self) -> bool:
@@ -134,10 +142,8 @@ class Credential:
         return Key(self.key_name or DEFAULT_KEY, state, self._moment(KEY_EXPIRES))
 
     def _moment(self, annotation: str) -> datetime | None:
-        try:
-            return moment(self.annotations.get(annotation))
-        except ValueError:
-            return None
+        text = self.annotations.get(annotation)
+        return _moment(text) if text else None
 
     @property
     def age(self) -> tuple[int, str]:
@@ -223,8 +229,8 @@ class Target:
         """Whether a Secret needs no write; one without a time of creation does."""
         annotations = {name: value for name, value in live.annotations.items() if name != TOUCHED}
         return (
-            all(live.labels.get(name) == value for name, value in self.labels.items())
-            and live.created is not None
+            live.created is not None
+            and self.labels.items() <= live.labels.items()
             and annotations == self.annotations(key, now)
         )
 

@@ -41,9 +41,10 @@ attributes:
 options:
   tenants:
     description:
-      - The tenants. Those that are in the cluster and not in this list are left alone, unless O(prune=true).
-    type: list
-    elements: dict
+      - A list of the tenants. Those that are in the cluster and not in this list are left alone, unless O(prune=true).
+      - It may be a text in JSON, which is handed over much faster when there are thousands; see
+        P(tokenlabs.platform.inventory_tenants#lookup).
+    type: raw
     required: true
     suboptions:
       name:
@@ -300,12 +301,15 @@ requests:
   sample: 4
 """
 
+import gc
+import json
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import KeyFileError, KeyFiles
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError, connect, kube_module
+from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import kind_of
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Keeper, Result
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import (
     SHARE,
@@ -318,35 +322,9 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list im
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_steps import ACTIONS, Change, Rules
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenants import Plan, plan
 
-STATE: dict[str, Any] = {"type": "str", "choices": ["present", "suspended", "absent"], "default": "present"}
 ARGUMENTS: dict[str, Any] = {
-    "tenants": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": {
-            "name": {"type": "str", "required": True},
-            "tier": {"type": "str"},
-            "state": STATE,
-            # Names of keys, and paths.
-            "keys": {
-                "type": "list",
-                "elements": "dict",
-                "no_log": False,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "state": STATE,
-                    "expires": {"type": "str"},
-                    "rotate": {"type": "raw"},
-                    "key_file": {"type": "path", "no_log": False},
-                },
-            },
-            "expires": {"type": "str"},
-            "rotate": {"type": "raw"},
-            "contact": {"type": "str"},
-            "metadata": {"type": "dict"},
-        },
-    },
+    # Checked with the inventory's rules, which say more than a specification here could, and faster.
+    "tenants": {"type": "raw", "required": True},
     "tiers": {"type": "list", "elements": "str", "required": True},
     "namespace": {"type": "str", "default": "kuadrant-system"},
     "key_dir": {"type": "path", "required": True, "no_log": False},
@@ -371,6 +349,18 @@ def rules_of(params: dict[str, Any]) -> Rules:
         params["prune"],
         params["prune_max"],
     )
+
+
+def tenants_of(given: Any) -> list[Any]:
+    """The list, from a list or from JSON; ValueError for anything else."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise ValueError(f"tenants is a text that is not JSON: {error}") from None
+    if not isinstance(given, list):
+        raise ValueError(f"tenants must be a list, is {kind_of(given)}")
+    return given
 
 
 def describe(change: Change) -> dict[str, str]:
@@ -398,12 +388,14 @@ def summary(planned: Plan, result: Result, wanted: list[Tenant]) -> dict[str, An
 
 
 def main() -> None:
+    # Everything is needed until the end: to search thousands of objects for garbage again and again finds none.
+    gc.disable()
     module = kube_module(argument_spec=ARGUMENTS, supports_check_mode=True)
     params, check = module.params, module.check_mode
     files = KeyFiles(params["key_dir"])
     try:
         rules = rules_of(params)
-        wanted = desired(params["tenants"], params["tiers"])
+        wanted = desired(tenants_of(params["tenants"]), params["tiers"])
         kube = connect(module, workers=params["workers"])
         keeper = Keeper(kube, params["namespace"], files)
         with nullcontext() if check else files.locked():

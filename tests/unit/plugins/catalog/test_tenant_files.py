@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible import constants
+from ansible.errors import AnsibleLookupError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.tokenlabs.platform.plugins.lookup.inventory_tenants import LookupModule
+from ansible_collections.tokenlabs.platform.plugins.lookup import inventory_tenants
+from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import desired, moment
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._tenant_files import read_tenants
 
 from tests.unit.plugins.catalog.inventories import load, problems, write
@@ -129,6 +133,17 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
     assert len(wrong) == 11
 
 
+def lookup(variables: dict[str, Any]) -> inventory_tenants.LookupModule:
+    """As Ansible's loader makes it."""
+    name = "tokenlabs.platform.inventory_tenants"
+    options = yaml.safe_load(inventory_tenants.DOCUMENTATION)["options"]
+    constants.config.initialize_plugin_configuration_definitions("lookup", name, options)
+    loader = DataLoader()
+    plugin = inventory_tenants.LookupModule(loader=loader, templar=Templar(loader=loader, variables=variables))
+    plugin._load_name = name
+    return plugin
+
+
 def test_the_lookup_reads_them_all(tmp_path: Path) -> None:
     write(tmp_path, {"a.csv": CSV, "b.jsonl": '{"name": "c", "tier": "free"}\n'})
     variables = {
@@ -136,10 +151,23 @@ def test_the_lookup_reads_them_all(tmp_path: Path) -> None:
         "tokenlabs_tenants_files": ["a.csv", "b.jsonl"],
         "inventory_dir": str(tmp_path),
     }
-    loader = DataLoader()
-    lookup = LookupModule(loader=loader, templar=Templar(loader=loader, variables=variables))
-    assert [tenant["name"] for tenant in lookup.run([], variables)] == ["acme", "umbrella", "wayne", "c"]
-    assert lookup.run([], {"inventory_dir": str(tmp_path)}) == []
+    plugin = lookup(variables)
+    everybody = plugin.run([], variables)
+    assert [tenant["name"] for tenant in everybody] == ["acme", "umbrella", "wayne", "c"]
+    assert [tenant["name"] for tenant in plugin.run(["c", "acme"], variables)] == ["acme", "c"]
+    with pytest.raises(AnsibleLookupError, match="has no such tenants: d, e$"):
+        plugin.run(["acme", "d", "e"], variables)
+    assert [json.loads(text) for text in plugin.run([], variables, json=True)] == [everybody]
+    assert plugin.run([], {"inventory_dir": str(tmp_path)}, json=False) == []
+
+
+def test_a_date_in_a_file_of_yaml_is_handed_over_as_it_was_written(tmp_path: Path) -> None:
+    write(tmp_path, {"a.yml": "- {name: a, tier: free, expires: 2027-06-30, rotate: 2027-01-31T18:00:00Z}\n"})
+    variables = {"tokenlabs_tenants_files": ["a.yml"], "inventory_dir": str(tmp_path)}
+    plugin = lookup(variables)
+    [text] = plugin.run([], variables, json=True)
+    [tenant] = desired(json.loads(text), ["free"])
+    assert (tenant.expires, tenant.rotate) == (moment("2027-06-30"), moment("2027-01-31T18:00Z"))
 
 
 @pytest.mark.parametrize("ending", ["yml", "jsonl", "csv"])

@@ -26,7 +26,6 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list im
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_secrets import (
     KEY_NAME_LABEL,
     RETIRES,
-    TENANT_LABEL,
     TIER,
     USER,
 )
@@ -228,7 +227,8 @@ class History:
         if step.rules["prune"]:
             for name in set(NAMES) - listed:
                 assert not self.secrets(name) and not self.files(name)
-        found = [(item["data"]["api_key"], item["metadata"]["labels"].get(TENANT_LABEL)) for item in self.ours()]
+        # By user: one that was made by hand, and whose adoption was interrupted, has no label yet.
+        found = [(item["data"]["api_key"], item["metadata"]["annotations"].get(USER)) for item in self.ours()]
         assert len({key for key, _tenant in found}) == len(set(found)), "a key is shared"
         keys = [key for key, tenant in found if tenant in listed]
         assert len(set(keys)) == len(keys), "a key is in two Secrets"
