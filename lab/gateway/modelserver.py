@@ -56,6 +56,8 @@ class Settings:
     force_include_usage: bool = False
     event_delay: float = 0.004
     max_model_len: int = 131072
+    tools: bool = False
+    vision: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def plan(body: dict[str, Any], prompt: Any, prefix: str, settings: Settings, now
     options = body.get("stream_options")
     if options is not None and (not isinstance(options, dict) or not stream):
         raise BadRequest("Stream options can only be defined when `stream=True`.", param="stream_options")
+    _refuse_what_it_cannot(body, settings)
     prompt_tokens = count_tokens(prompt)
     asked = _number(body, "max_completion_tokens", "max_tokens")
     tokens = asked or DEFAULT_TOKENS
@@ -144,6 +147,21 @@ def plan(body: dict[str, Any], prompt: Any, prefix: str, settings: Settings, now
         stream=stream,
         include_usage=settings.force_include_usage or bool((options or {}).get("include_usage")),
     )
+
+
+def _refuse_what_it_cannot(body: dict[str, Any], settings: Settings) -> None:
+    """As vLLM does for a server that was not started for it."""
+    if body.get("tools") and body.get("tool_choice", "auto") != "none" and not settings.tools:
+        raise BadRequest('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+    messages = body.get("messages")
+    parts = [part for message in messages or [] for part in _parts(message)]
+    if any(part.get("type") == "image_url" for part in parts) and not settings.vision:
+        raise BadRequest(f"{body['model']} is not a multimodal model")
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def chat_answer(job: Job) -> dict[str, Any]:
@@ -250,8 +268,10 @@ class ModelServer:
                 web.post("/v1/embeddings", self._embeddings),
                 web.get("/v1/models", self._models),
                 web.get("/health", self._health),
+                web.get("/health_generate", self._health),
                 web.get("/ready", self._health),
                 web.get("/metrics", self._metrics),
+                web.get("/prometheus/metrics", self._metrics),
                 web.get("/seen", self._seen),
             ]
         )
@@ -378,12 +398,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--force-include-usage", action="store_true", help="streams always report their usage")
     parser.add_argument("--event-delay-ms", type=float, default=4.0, help="pause between the events of a stream")
     parser.add_argument("--max-model-len", type=int, default=131072, help="longest prompt and completion together")
+    parser.add_argument("--tools", action="store_true", help="take tools")
+    parser.add_argument("--vision", action="store_true", help="take images")
     return parser.parse_args(arguments)
 
 
 async def serve(options: argparse.Namespace) -> None:
     settings = Settings(
-        tuple(options.model), options.force_include_usage, options.event_delay_ms / 1000, options.max_model_len
+        tuple(options.model),
+        options.force_include_usage,
+        options.event_delay_ms / 1000,
+        options.max_model_len,
+        options.tools,
+        options.vision,
     )
     host, _, port = options.listen.rpartition(":")
     runner = web.AppRunner(ModelServer(settings).app(), access_log=None, shutdown_timeout=1.0)

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -388,10 +389,14 @@ def model(pod: Pod) -> Order:
     """A model server that answers the OpenAI API under the name and at the port of the container's arguments."""
     words = podspec.command(pod.container, pod.environment(), [])
     name = podspec.option(words, "--served-model-name", "--served_model_name", "--model", "--model-path")
-    name = name or next((word for word in words if "/" in word and not word.startswith(("-", "/"))), "model")
+    name = name or next((word for word in words if re.fullmatch(r"[^-/\s][^\s/]*/[^\s/]+", word)), "model")
     declared = next((str(port["containerPort"]) for port in pod.container.get("ports") or []), "8000")
     port = podspec.option(words, "--port") or declared
     argv = [sys.executable, "-m", "lab.gateway.modelserver", "--listen", f"{pod.address}:{port}", "--model", name]
+    argv += ["--force-include-usage"] if "--enable-force-include-usage" in words else []
+    argv += ["--tools"] if podspec.option(words, "--tool-call-parser") else []
+    # Whether a model sees is in its weights, which are not here; in its name it often is.
+    argv += ["--vision"] if "-VL" in name else []
     return Order(argv, {**_python(), "POD_NAME": pod.pod["metadata"]["name"], "NODE_NAME": pod.pod["spec"]["nodeName"]})
 
 

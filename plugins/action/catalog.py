@@ -11,7 +11,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive, summarize
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import file_order, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import file_order, remarks, validate
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._reader import Reader
 
 
@@ -50,7 +50,8 @@ class ActionModule(ActionBase):
             return {"failed": True, "changed": False, "msg": _message([str(problem) for problem in problems])}
         catalog = derive(inventory)
         in_files = [tenant for file in inventory.tenant_files for tenant in file.entries]
-        summary = summarize(catalog, [*(inventory.shared.get("tokenlabs_tenants") or []), *in_files])
+        tenants = [*(inventory.shared.get("tokenlabs_tenants") or []), *in_files]
+        summary = summarize(catalog, tenants, remarks(inventory, reader.locate))
         return {"changed": False, "catalog": catalog, "summary": summary}
 
 

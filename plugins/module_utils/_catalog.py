@@ -7,10 +7,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, gpus_of
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
+    Host,
+    Inventory,
+    amount,
+    gpus_of,
+    load_of,
+    memory_of,
+    names_of,
+    workers_on_each,
+)
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     ARCHITECTURES,
     CHARTS,
@@ -40,6 +51,36 @@ MODELS_PATH = "/v1/models"
 
 _PROBE_SECONDS = 10
 _DEFAULT_STARTUP_SECONDS = 1800
+_DEFAULT_GRACE_SECONDS = 60
+_METRICS_PATH = "/metrics"
+_TRTLLM_METRICS_PATH = "/prometheus/metrics"
+
+# Where an endpoint picker finds a worker's load. Its defaults are vLLM's names; an empty one is not looked for
+# (kubernetes-sigs/gateway-api-inference-extension v1.3.0 site-src/implementations/model-servers.md).
+_PICKER_FLAGS: dict[str, dict[str, str]] = {
+    "sglang": {
+        "total-queued-requests-metric": "sglang:num_queue_reqs",
+        "total-running-requests-metric": "sglang:num_running_reqs",
+        "kv-cache-usage-percentage-metric": "sglang:token_usage",
+        "lora-info-metric": "",
+        "cache-info-metric": "",
+    },
+    "trtllm": {
+        "model-server-metrics-path": _TRTLLM_METRICS_PATH,
+        "total-queued-requests-metric": "",
+        "total-running-requests-metric": "",
+        "kv-cache-usage-percentage-metric": "",
+        "lora-info-metric": "",
+        "cache-info-metric": "",
+    },
+}
+# TensorRT-LLM has Prometheus metrics only when a file of options asks for them.
+_TRTLLM_OPTIONS = "/dev/shm/trtllm.yaml"
+_TRTLLM_START = (
+    'mkdir -p "$PROMETHEUS_MULTIPROC_DIR" && '
+    f"echo 'return_perf_metrics: true' > {_TRTLLM_OPTIONS} && "
+    'exec trtllm-serve "$@"'
+)
 _GPU_RESOURCES = {"requests": {"cpu": "4", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "64Gi"}}
 _CPU_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 
@@ -80,10 +121,10 @@ def derive(inventory: Inventory) -> Data:
         "downloads": _downloads(shared, versions, mirrors),
         "pypi_index": mirrors.get("pypi"),
         "images": {"redis": images["redis"], "epp": image_parts(images["epp"])},
-        "nodes": {host.name: _node(host) for host in inventory.hosts},
+        "nodes": _nodes(inventory),
         "controller": inventory.controllers[0].name,
         "models": [_public(model) for model in models],
-        "tiers": _tiers(shared["tokenlabs_tiers"]),
+        "tiers": _tiers(shared["tokenlabs_tiers"], models),
         "token_limits": shared.get("tokenlabs_token_limits") or "envoy",
         "paths": _paths(models),
         "models_body": _models_body(models),
@@ -103,7 +144,7 @@ def derive(inventory: Inventory) -> Data:
     }
 
 
-def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
+def summarize(catalog: Data, tenants: list[Any], remarks: Sequence[Any] = ()) -> list[str]:
     """What a catalog means, in a few lines for people."""
     tenants = [tenant for tenant in tenants if tenant.get("state") != "absent"]
     suspended = sum(1 for tenant in tenants if tenant.get("state") == "suspended")
@@ -111,9 +152,10 @@ def summarize(catalog: Data, tenants: list[Any]) -> list[str]:
         f"Release {catalog['release']['name']} on Kubernetes {catalog['release']['kubernetes_channel']}",
         f"Controller {catalog['controller']}, {sum(node['gpu'] for node in catalog['nodes'].values())} Sparks",
     ]
-    lines += [f"Warning: {risk}" for risk in catalog["release"]["risks"]]
+    lines += [f"Warning: {risk}" for risk in (*catalog["release"]["risks"], *remarks)]
     for model in catalog["models"]:
-        lines.append(f"Model {model['served_name']} ({model['name']}) on {', '.join(model['hosts'])}")
+        workers = "" if model["replicas"] == len(model["hosts"]) else f", {model['replicas']} workers"
+        lines.append(f"Model {model['served_name']} ({model['name']}) on {', '.join(model['hosts'])}{workers}")
     for name, tier in catalog["tiers"].items():
         members = sum(1 for tenant in tenants if tenant.get("tier") == name)
         limits = [f"{limit} {what}/{window}" for what in ("requests", "tokens") for window, limit in tier[what].items()]
@@ -238,6 +280,19 @@ def _downloads(shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, 
 # --- nodes, models, tiers --------------------------------------------------------------------------------------------
 
 
+def _nodes(inventory: Inventory) -> Data:
+    count = Counter(model["name"] for host in inventory.sparks for model in host.served)
+    return {host.name: {**_node(host), **_load(host, count)} for host in inventory.hosts}
+
+
+def _load(host: Host, count: Mapping[str, int]) -> Data:
+    """What the models on a host take of it."""
+    served = host.served if host.spark else []
+    gpus, memory = load_of(served, count)
+    cache = sum(amount(model["cache_size"]) for model in served if model.get("cache_size"))
+    return {"gpu_slots_used": gpus, "memory_fraction": memory, "cache_gib": math.ceil(cache / 2**30)}
+
+
 def _node(host: Host) -> Data:
     return {
         "name": host.name,
@@ -245,8 +300,8 @@ def _node(host: Host) -> Data:
         "address": host.address,
         # A Spark is arm64 unless told otherwise; a controller may be either.
         "arch": host.vars.get("tokenlabs_arch") or ("arm64" if host.spark else None),
-        "gpu": host.spark,
-        "gpu_slots": (host.vars.get("tokenlabs_gpu_slots") or 1) if host.spark else 0,
+        "gpu": host.spark and _slots(host) > 0,
+        "gpu_slots": _slots(host) if host.spark else 0,
         "kubelet_args": dict(host.vars.get("tokenlabs_kubelet_args") or {}),
         "labels": dict(host.vars.get("tokenlabs_node_labels") or {}),
         "taints": [dict(taint) for taint in host.vars.get("tokenlabs_node_taints") or []],
@@ -265,11 +320,16 @@ def _gpu(shared: Mapping[str, Any], minor: str) -> Data:
     }
 
 
+def _slots(host: Host) -> int:
+    slots = host.vars.get("tokenlabs_gpu_slots")
+    return 1 if slots is None else int(slots)
+
+
 def _models(inventory: Inventory) -> list[Data]:
     """Every model once, with the Sparks that serve it: the first definition stands for all, as they are equal."""
     models: dict[str, Data] = {}
     for host in inventory.sparks:
-        for model in host.models:
+        for model in host.served:
             known = models.setdefault(model["name"], {**model, "hosts": [], "taints": []})
             known["hosts"].append(host.name)
             known["taints"] += [taint for taint in _node(host)["taints"] if taint not in known["taints"]]
@@ -277,7 +337,8 @@ def _models(inventory: Inventory) -> list[Data]:
 
 
 def _complete(model: Data) -> Data:
-    name, engine = model["name"], model.get("engine") or "vllm"
+    name, engine, names = model["name"], model.get("engine") or "vllm", names_of(model)
+    hosts = sorted(model["hosts"])
     return {
         "name": name,
         "model": model["model"],
@@ -287,18 +348,32 @@ def _complete(model: Data) -> Data:
         "args": list(model.get("args") or []),
         "env": dict(model.get("env") or {}),
         "gpus": gpus_of(model),
-        "hosts": sorted(model["hosts"]),
-        "replicas": len(model["hosts"]),
-        "pool": f"pool-{name}",
-        "release": f"ms-{name}",
-        "deployment": f"ms-{name}-decode",
+        "memory_fraction": memory_of(model),
+        "hosts": hosts,
+        "replicas": model.get("replicas") or len(hosts),
+        # As many of its workers may come to be on one Spark.
+        "replicas_per_host": workers_on_each(model, len(hosts)),
+        "pool": names["pool"],
+        # What the pool's endpoint picker and its Service are called: the chart cuts the release's name.
+        "picker": f"{names['pool'][:40]}-epp",
+        "release": names["worker"],
+        "deployment": f"{names['worker']}-decode",
+        "label": names["label"],
         "startup_seconds": model.get("startup_seconds") or _DEFAULT_STARTUP_SECONDS,
+        "metrics_path": _TRTLLM_METRICS_PATH if engine == "trtllm" else _METRICS_PATH,
+        "tools": bool(model.get("tool_parser")),
+        "vision": bool(model.get("vision")),
+        # Money for a million tokens.
+        "price": dict(model["price"]) if model.get("price") else None,
         # not part of the catalog
+        "_access": list(model["access"]) if model.get("access") else None,
         "_taints": model["taints"],
         "_command": list(model.get("command") or []),
         "_resources": dict(model.get("resources") or {}),
         "_shm_size": model.get("shm_size") or "8Gi",
-        "_picker_flags": dict(model.get("picker_flags") or {}),
+        "_grace_seconds": model.get("grace_seconds") or _DEFAULT_GRACE_SECONDS,
+        "_tool_parser": model.get("tool_parser"),
+        "_picker_flags": {**_PICKER_FLAGS.get(engine, {}), **(model.get("picker_flags") or {})},
         "_forces_usage": engine == "vllm" or bool(model.get("forces_usage")),
     }
 
@@ -307,15 +382,23 @@ def _public(model: Data) -> Data:
     return {key: value for key, value in model.items() if not key.startswith("_")}
 
 
-def _tiers(tiers: Mapping[str, Any]) -> Data:
+def _tiers(tiers: Mapping[str, Any], models: list[Data]) -> Data:
     return {
         name: {
             "requests": dict(tier["requests"]),
             "tokens": dict(tier["tokens"]),
-            "models": sorted(set(tier["models"])) if tier.get("models") else None,
+            "models": _entitled(name, tier.get("models"), models),
         }
         for name, tier in sorted(tiers.items())
     }
+
+
+def _entitled(tier: str, chosen: list[str] | None, models: list[Data]) -> list[str] | None:
+    """The models that a tier may use: what it names, or all whose access does not leave it out. None: every model."""
+    if chosen:
+        return sorted(set(chosen))
+    open_to_it = [model["name"] for model in models if tier in (model["_access"] or [tier])]
+    return None if len(open_to_it) == len(models) else open_to_it
 
 
 def _paths(models: list[Data]) -> list[str]:
@@ -376,7 +459,7 @@ def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_se
 
 def _labels(model: Data) -> Data:
     # The picker's selector and the workers' labels: unique per model, or two pools would share their workers.
-    return {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": model["name"]}
+    return {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": model["label"]}
 
 
 def pool_values(model: Data, epp: Data, version: str) -> Data:
@@ -430,7 +513,7 @@ def worker_values(model: Data, hf_secret: str | None) -> Data:
         "strategy": _strategy(model["replicas"]),
         "parallelism": {"tensor": max(model["gpus"], 1)},
         "extraConfig": _placement(model),
-        "terminationGracePeriodSeconds": 60,
+        "terminationGracePeriodSeconds": model["_grace_seconds"],
         "enableServiceLinks": False,
         "monitoring": {"podmonitor": {"enabled": False}},
         "containers": [_container(model)],
@@ -467,21 +550,13 @@ def _strategy(replicas: int) -> Data:
 
 def _placement(model: Data) -> Data:
     hosts = [{"key": "kubernetes.io/hostname", "operator": "In", "values": model["hosts"]}]
-    placement: Data = {
-        "affinity": {
-            "nodeAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": hosts}]}
-            },
-            "podAntiAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": [
-                    {
-                        "labelSelector": {"matchLabels": _labels(model)},
-                        "topologyKey": "kubernetes.io/hostname",
-                    }
-                ]
-            },
-        }
-    }
+    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": hosts}]}}
+    own = {"labelSelector": {"matchLabels": _labels(model)}, "topologyKey": "kubernetes.io/hostname"}
+    placement: Data = {"affinity": {"nodeAffinity": node}}
+    if model["replicas_per_host"] == 1:
+        placement["affinity"]["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [own]}
+    else:
+        placement["topologySpreadConstraints"] = [{**own, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]
     if model["gpus"]:
         placement["runtimeClassName"] = "nvidia"
     return placement
@@ -490,28 +565,72 @@ def _placement(model: Data) -> Data:
 def _container(model: Data) -> Data:
     engine = model["engine"]
     health = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
-    ready = {"httpGet": {"path": "/ready" if engine == "sim" else "/health", "port": "http"}, "timeoutSeconds": 5}
+    started = {"sglang": "/health_generate"}.get(engine, "/health")
+    ready = {"sim": "/ready"}.get(engine, "/health")
     container: Data = {
         "name": engine,
         "image": model["image"],
         "imagePullPolicy": "IfNotPresent",
-        "modelCommand": {"vllm": "vllmServe", "sim": "imageDefault", "custom": "custom"}[engine],
-        "args": [*(["--enable-force-include-usage"] if engine == "vllm" else []), *model["args"]],
+        "modelCommand": {"vllm": "vllmServe", "sim": "imageDefault"}.get(engine, "custom"),
+        "args": [*_own_arguments(model), *model["args"]],
         "env": _environment(model),
         "ports": [{"name": "http", "containerPort": MODEL_PORT, "protocol": "TCP"}],
         "resources": _resources(model),
         "volumeMounts": _mounts(model),
         "startupProbe": {
             **health,
+            "httpGet": {"path": started, "port": "http"},
             "periodSeconds": _PROBE_SECONDS,
             "failureThreshold": -(-model["startup_seconds"] // _PROBE_SECONDS),
         },
-        "readinessProbe": {**ready, "periodSeconds": 15, "failureThreshold": 3},
+        "readinessProbe": {
+            **health,
+            "httpGet": {"path": ready, "port": "http"},
+            "periodSeconds": 15,
+            "failureThreshold": 3,
+        },
         "livenessProbe": {**health, "timeoutSeconds": 10, "periodSeconds": 30, "failureThreshold": 3},
     }
-    if engine == "custom":
-        container["command"] = model["_command"]
+    command = {
+        "custom": model["_command"],
+        "sglang": ["python3", "-m", "sglang.launch_server"],
+        # The last word is the shell's name for itself; the arguments follow it.
+        "trtllm": ["/bin/bash", "-c", _TRTLLM_START, "trtllm"],
+    }.get(engine)
+    if command:
+        container["command"] = command
     return container
+
+
+def _own_arguments(model: Data) -> list[str]:
+    """What the platform itself tells a server; the chart adds the model, the port and the names for vLLM and sim."""
+    engine, parser = model["engine"], model["_tool_parser"]
+    memory = f"{model['memory_fraction']:g}"
+    if engine == "vllm":
+        found = ["--enable-force-include-usage"]
+        found += [f"--gpu-memory-utilization={memory}"] if model["gpus"] else []
+        return found + (["--enable-auto-tool-choice", f"--tool-call-parser={parser}"] if parser else [])
+    if engine == "sglang":
+        found = [
+            f"--model-path={model['model']}",
+            f"--served-model-name={model['served_name']}",
+            "--host=0.0.0.0",
+            f"--port={MODEL_PORT}",
+            f"--tp={max(model['gpus'], 1)}",
+            "--enable-metrics",
+        ]
+        found += [f"--mem-fraction-static={memory}"] if model["gpus"] else []
+        return found + ([f"--tool-call-parser={parser}"] if parser else [])
+    if engine == "trtllm":
+        return [
+            model["model"],
+            "--backend=pytorch",
+            "--host=0.0.0.0",
+            f"--port={MODEL_PORT}",
+            f"--tp_size={max(model['gpus'], 1)}",
+            f"--extra_llm_api_options={_TRTLLM_OPTIONS}",
+        ]
+    return []
 
 
 def _resources(model: Data) -> Data:
@@ -530,6 +649,8 @@ def _resources(model: Data) -> Data:
 
 def _environment(model: Data) -> list[Data]:
     own = {} if model["engine"] == "sim" else {"HF_HOME": "/model-cache"}
+    if model["engine"] == "trtllm":
+        own["PROMETHEUS_MULTIPROC_DIR"] = "/dev/shm/prometheus"
     return [{"name": name, "value": value} for name, value in sorted({**own, **model["env"]}.items())]
 
 

@@ -124,8 +124,11 @@ def _size(host: Subject) -> Iterator[Finding]:
         yield host.finding("memory", gib(probe["memory"]), f"give it {limits['min_memory_gib'][group]} GiB or more")
     for path, space in probe["spaces"].items():
         check = f"disk of {path}"
-        if space["total"] < limits["min_disk_gib"][group] * GIB:
-            remedy = f"put it on a file system of {limits['min_disk_gib'][group]} GiB or more"
+        weights = host.node["cache_gib"] if path == limits["model_cache"] else 0
+        least = max(limits["min_disk_gib"][group], weights)
+        if space["total"] < least * GIB:
+            remedy = f"put it on a file system of {least} GiB or more"
+            remedy += f": the models of this Spark say that they take {weights}" if least == weights else ""
             yield host.finding(check, gib(space["total"]), remedy)
         elif space["free"] < limits["min_free_gib"] * GIB:
             yield host.finding(check, f"{gib(space['free'])} free", f"free {limits['min_free_gib']} GiB")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
 )
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list import check_tenants
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import (
+    ENGINES,
+    GATED,
     HOST,
     HOST_PORTS,
     INTERNAL,
@@ -52,8 +55,14 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     SECRETS,
     SHARED,
     TOKEN_RULE_LIMIT,
+    TOOL_ENGINES,
+    UNFORCED_ENGINES,
     looks_like_placeholder,
 )
+
+# The part of a Spark's unified memory that a worker takes unless it is told another; what all of them may take at most,
+# as the system lives in the same memory; and up to where nothing is said of it.
+MEMORY_FRACTION, MEMORY_MOST, MEMORY_COMFORT = 0.8, 0.95, 0.85
 
 _SUFFIXES = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SUFFIXES |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -91,9 +100,14 @@ class Host:
         return self.vars.get("tokenlabs_cluster_address") or self.vars.get("ansible_host") or self.name
 
     @property
-    def models(self) -> list[Any]:
+    def served(self) -> list[Mapping[str, Any]]:
+        """The models that this host serves, each once; of those that are no more, nothing."""
         models = self.vars.get("tokenlabs_models")
-        return list(models) if isinstance(models, (list, tuple)) else []
+        found: dict[str, Mapping[str, Any]] = {}
+        for model in models if isinstance(models, (list, tuple)) else ():
+            if isinstance(model, Mapping) and isinstance(model.get("name"), str) and model.get("state") != "absent":
+                found.setdefault(model["name"], model)
+        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -305,10 +319,22 @@ def _mirrors(inventory: Inventory, report: Report) -> None:
         )
 
 
-def _models(inventory: Inventory, collector: _Collector) -> set[str] | None:
-    """The names of the models that are served; None when they cannot be told."""
-    first: dict[str, tuple[Host, Mapping[str, Any]]] = {}
-    served: dict[str, str] = {}
+@dataclass
+class _Served:
+    """One model that is served: where it was first defined, and on which Sparks it is."""
+
+    host: Host
+    path: Path
+    model: Mapping[str, Any]
+    fine: bool
+    # Whether its Sparks could hold its workers, if they had nothing else to do.
+    fits: bool = False
+    sparks: list[Host] = field(default_factory=list)
+
+
+def _models(inventory: Inventory, collector: _Collector) -> dict[str, _Served] | None:
+    """The models that are served, by name; None when they cannot be told."""
+    served: dict[str, _Served] = {}
     certain = True
     for host in inventory.sparks:
         report = collector.at(host.name)
@@ -331,69 +357,111 @@ def _models(inventory: Inventory, collector: _Collector) -> set[str] | None:
                 report((*path, "name"), f"{name} is on this host twice", "remove one")
                 continue
             here.add(name)
-            if name in first:
-                other, known = first[name]
-                different = _different_keys(known, model)
-                if different:
-                    report(
-                        path,
-                        f"defines {name} otherwise than {other.name} does (different: {', '.join(different)})",
-                        "one model has one definition: make them equal, or give this one another name",
-                    )
+            if model.get("state") == "absent":
                 continue
-            first[name] = (host, model)
-            if fine:
-                _model(model, path, report)
-                public = model.get("served_name") or model["model"]
-                if public in served:
-                    key = "served_name" if model.get("served_name") else "model"
-                    report(
-                        (*path, key),
-                        f"{quoted(public)} is what clients already call {served[public]}",
-                        "set served_name to a name of its own",
-                    )
-                served.setdefault(public, name)
-        _gpu_slots(host, report)
-    if len(first) > MODEL_LIMIT:
+            known = served.setdefault(name, _Served(host, path, model, fine))
+            known.sparks.append(host)
+            different = _different_keys(known.model, model)
+            if different:
+                report(
+                    path,
+                    f"defines {name} otherwise than {known.host.name} does (different: {', '.join(different)})",
+                    "one model has one definition: make them equal, or give this one another name",
+                )
+    for one in served.values():
+        if one.fine:
+            report = collector.at(one.host.name)
+            _model(one.model, one.path, report)
+            _access(inventory, one, report)
+            _gated(inventory, one, report)
+            one.fits = _replicas(one, report)
+    _unique(served.values(), collector)
+    for host in inventory.sparks:
+        _capacity(host, served, collector.at(host.name))
+    if len(served) > MODEL_LIMIT:
         collector.at(None)(
-            ("tokenlabs_models",), f"names {len(first)} models, one route holds {MODEL_LIMIT}", "serve fewer models"
+            ("tokenlabs_models",), f"names {len(served)} models, one route holds {MODEL_LIMIT}", "serve fewer models"
         )
-    if inventory.sparks and certain and not first:
+    if inventory.sparks and certain and not served:
         collector.at(None)(
             ("tokenlabs_models",),
             "is empty on every Spark: nothing would be served",
             "add a model to host_vars of a Spark",
         )
-    return set(first) if certain else None
+    return served if certain else None
 
 
 def _different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return sorted(
         str(key)
-        for key in {*one, *other}
+        for key in {*one, *other} - {"state"}
         if one.get(key) != other.get(key) and UNREADABLE not in (one.get(key), other.get(key))
     )
 
 
+def _unique(served: Iterable[_Served], collector: _Collector) -> None:
+    """What must not be the same for two models: what clients call them, and the names of their objects."""
+    public: dict[str, str] = {}
+    releases: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for one in served:
+        if not one.fine:
+            continue
+        report, name = collector.at(one.host.name), one.model["name"]
+        key = "served_name" if one.model.get("served_name") else "model"
+        called = one.model[key]
+        if called in public:
+            report(
+                (*one.path, key),
+                f"{quoted(called)} is what clients already call {public[called]}",
+                "set served_name to a name of its own",
+            )
+        public.setdefault(called, name)
+        names = names_of(one.model)
+        for role, known in (("pool", releases), ("worker", releases), ("label", labels)):
+            if names[role] in known:
+                path = (*one.path, "adopt", role) if (one.model.get("adopt") or {}).get(role) else (*one.path, "name")
+                what = "label" if role == "label" else "release"
+                report(path, f"makes the {what} {names[role]}, as {known[names[role]]} does", "choose another name")
+            known.setdefault(names[role], name)
+
+
+def names_of(model: Mapping[str, Any]) -> dict[str, str]:
+    """What the releases of a model are called, and the value of the label by which its pool knows its workers."""
+    name, adopted = model["name"], model.get("adopt") or {}
+    adopted = {role: known for role, known in adopted.items() if known}
+    return {"pool": f"pool-{name}", "worker": f"ms-{name}", "label": name, **adopted}
+
+
 def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
-    engine = model.get("engine", "vllm")
+    engine = model.get("engine") or "vllm"
     if engine == "custom" and not model.get("command"):
         report((*path, "command"), "is missing", "the engine custom needs the command that starts the server")
-    if engine != "custom":
-        for key in ("command", "forces_usage"):
-            if model.get(key) is not None:
-                report((*path, key), f"has no effect with the engine {engine}", "remove it, or set engine to custom")
+    for key, engines in (
+        ("command", ("custom",)),
+        ("forces_usage", UNFORCED_ENGINES),
+        ("tool_parser", TOOL_ENGINES),
+        ("memory_fraction", [name for name in ENGINES if name != "sim"]),
+        ("cache_size", [name for name in ENGINES if name != "sim"]),
+    ):
+        if model.get(key) is not None and engine not in engines:
+            report(
+                (*path, key), f"has no effect with the engine {engine}", f"remove it; it is for {', '.join(engines)}"
+            )
+    if engine == "trtllm" and model.get("served_name"):
+        report((*path, "served_name"), "cannot be set: trtllm-serve knows its model by its id only", "remove it")
     if engine == "sim" and model.get("gpus"):
         report((*path, "gpus"), "is set for the simulator, which uses none", "remove it")
     if engine == "sim" and "llm-d-inference-sim" not in model["image"]:
         report(
             (*path, "image"), "is not the simulator", "use ghcr.io/llm-d/llm-d-inference-sim:v0.7.1, or the engine vllm"
         )
-    if engine != "custom":
-        for index, argument in enumerate(model.get("args") or []):
-            flag = argument.split("=", maxsplit=1)[0].split(maxsplit=1)[0]
-            if flag in OWN_ARGUMENTS:
-                report((*path, "args", index), f"{flag} must not be set", OWN_ARGUMENTS[flag])
+    own = OWN_ARGUMENTS[engine]
+    for index, argument in enumerate(model.get("args") or []):
+        flag = argument.split("=", maxsplit=1)[0].split(maxsplit=1)[0]
+        remedy = own.get(flag.replace("_", "-"))
+        if remedy:
+            report((*path, "args", index), f"{flag} must not be set", remedy)
     resources = model.get("resources") or {}
     for resource, limit in (resources.get("limits") or {}).items():
         request = (resources.get("requests") or {}).get(resource)
@@ -406,6 +474,54 @@ def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
                 "looks like a secret, which everyone who may list pods could read here",
                 "use tokenlabs_hf_token for Hugging Face, and no other",
             )
+
+
+def _access(inventory: Inventory, one: _Served, report: Report) -> None:
+    tiers = inventory.shared.get("tokenlabs_tiers")
+    if not isinstance(tiers, Mapping):
+        return
+    for index, tier in enumerate(one.model.get("access") or []):
+        if tier not in tiers:
+            path = (*one.path, "access", index)
+            report(path, f"{quoted(tier)} is no tier", did_you_mean(tier, [str(name) for name in tiers]))
+
+
+def _gated(inventory: Inventory, one: _Served, report: Report) -> None:
+    gated = one.model.get("gated")
+    if gated is None:
+        gated = one.model["model"].startswith(GATED) and one.model.get("engine") != "sim"
+    if gated and not inventory.shared.get("tokenlabs_hf_token"):
+        report(
+            (*one.path, "model"),
+            f"{one.model['model']} is gated: nobody can download it without a token of Hugging Face",
+            "set tokenlabs_hf_token in a vault file, or gated to false if its weights come from elsewhere",
+        )
+
+
+def workers_on_each(model: Mapping[str, Any], sparks: int) -> int:
+    """How many workers of a model one of its Sparks may get: they are spread evenly."""
+    return -(-(model.get("replicas") or sparks) // sparks)
+
+
+def _slots(host: Host) -> int:
+    slots = host.vars.get("tokenlabs_gpu_slots")
+    return slots if isinstance(slots, int) and not isinstance(slots, bool) else 1
+
+
+def _replicas(one: _Served, report: Report) -> bool:
+    """False when even Sparks with nothing else on them could not hold the workers, which are spread evenly."""
+    gpus, sparks = gpus_of(one.model), len(one.sparks)
+    room = min(_slots(host) for host in one.sparks) // gpus if gpus else None
+    each = workers_on_each(one.model, sparks)
+    if room is None or each <= max(room, 1):
+        return True
+    where = ", ".join(host.name for host in one.sparks)
+    report(
+        (*one.path, "replicas"),
+        f"is {one.model['replicas']}, above the GPU slots of {where}, which hold {room * sparks}",
+        "write less, name the model on more Sparks, or share their GPUs with tokenlabs_gpu_slots",
+    )
+    return False
 
 
 def amount(quantity: str) -> float:
@@ -421,22 +537,59 @@ def gpus_of(model: Mapping[str, Any]) -> int:
     return gpus if isinstance(gpus, int) and not isinstance(gpus, bool) else default
 
 
-def _gpu_slots(host: Host, report: Report) -> None:
-    slots = host.vars.get("tokenlabs_gpu_slots")
-    if isinstance(slots, bool) or not isinstance(slots, int):
-        slots = 1
-    wanted = sum(
-        {str(model.get("name")): gpus_of(model) for model in host.models if isinstance(model, Mapping)}.values()
-    )
-    if wanted > slots:
+def memory_of(model: Mapping[str, Any]) -> float:
+    """The part of a Spark's unified memory that one worker of a model may take."""
+    if not gpus_of(model):
+        return 0.0
+    return float(model.get("memory_fraction") or MEMORY_FRACTION)
+
+
+def load_of(models: Iterable[Mapping[str, Any]], sparks: Mapping[str, int]) -> tuple[int, float]:
+    """The GPU slots, and the part of the unified memory, that models take on a Spark; sparks: on how many each is."""
+    gpus, memory = 0, 0.0
+    for model in models:
+        workers = workers_on_each(model, sparks[model["name"]])
+        gpus += workers * gpus_of(model)
+        memory += workers * memory_of(model)
+    return gpus, round(memory, 4)
+
+
+def _capacity(host: Host, served: Mapping[str, _Served], report: Report) -> None:
+    if not all(served[model["name"]].fits for model in host.served):
+        return
+    count = {name: len(one.sparks) for name, one in served.items()}
+    slots, (gpus, memory) = _slots(host), load_of(host.served, count)
+    if gpus > slots:
         report(
             ("tokenlabs_models",),
-            f"needs {wanted} GPU slots, {host.name} has {slots}",
-            f"move a model to another Spark, or share the GPU with tokenlabs_gpu_slots: {wanted}",
+            f"needs {gpus} GPU slots, {host.name} has {slots}",
+            f"move a model to another Spark, or share the GPU with tokenlabs_gpu_slots: {gpus}"
+            if slots
+            else "move the models to a Spark with a GPU, or remove tokenlabs_gpu_slots: 0",
+        )
+    elif memory > MEMORY_MOST:
+        report(
+            ("tokenlabs_models",),
+            f"takes {memory:g} of the unified memory of {host.name}, which is more than {MEMORY_MOST:g}",
+            f"give the models a memory_fraction (default {MEMORY_FRACTION:g}) that leaves the system its part",
         )
 
 
-def _tiers(inventory: Inventory, report: Report, models: set[str] | None) -> None:
+def remarks(inventory: Inventory, locate: Locate) -> list[Problem]:
+    """What is allowed in a valid inventory and yet should be looked at."""
+    found = []
+    count = Counter(model["name"] for host in inventory.sparks for model in host.served)
+    for host in inventory.sparks:
+        _gpus, memory = load_of(host.served, count)
+        if memory > MEMORY_COMFORT:
+            path: Path = ("tokenlabs_models",)
+            reason = f"takes {memory:g} of the unified memory of {host.name}, more than {MEMORY_COMFORT:g}"
+            remedy = "a longer context or another process may run it out of memory; lower memory_fraction if it does"
+            found.append(Problem(locate(host.name, path), path_text(path), reason, remedy))
+    return sorted(found, key=file_order)
+
+
+def _tiers(inventory: Inventory, report: Report, models: Mapping[str, _Served] | None) -> None:
     tiers = inventory.shared.get("tokenlabs_tiers")
     if tiers is None:
         report(("tokenlabs_tiers",), "is missing", "define at least one tier in group_vars/all/tiers.yml")
@@ -457,19 +610,28 @@ def _tiers(inventory: Inventory, report: Report, models: set[str] | None) -> Non
             rules += len(tokens)
             for window in tokens:
                 _envoy_window(window, (*path, "tokens", str(window)), report)
-        allowed = tier.get("models")
-        if models is not None and isinstance(allowed, (list, tuple)):
-            for index, model in enumerate(allowed):
-                if isinstance(model, str) and model not in models:
-                    report(
-                        (*path, "models", index), f"{quoted(model)} is served by no Spark", did_you_mean(model, models)
-                    )
+        if models is not None:
+            _entitlements(str(name), tier.get("models"), models, path, report)
     if rules > TOKEN_RULE_LIMIT:
         report(
             ("tokenlabs_tiers",),
             f"has {rules} token limits, Envoy Gateway takes {TOKEN_RULE_LIMIT}",
             "use fewer tiers or windows, or set tokenlabs_token_limits to kuadrant",
         )
+
+
+def _entitlements(name: str, allowed: Any, models: Mapping[str, _Served], path: Path, report: Report) -> None:
+    """What a tier says of models, and what they say of it."""
+    closed = [model for model, one in models.items() if one.fine and name not in (one.model.get("access") or [name])]
+    if isinstance(allowed, (list, tuple)):
+        for index, model in enumerate(allowed):
+            if isinstance(model, str) and model not in models:
+                report((*path, "models", index), f"{quoted(model)} is served by no Spark", did_you_mean(model, models))
+            elif model in closed:
+                remedy = f"add {name} to that access, or remove the model here"
+                report((*path, "models", index), f"names {model}, whose access leaves this tier out", remedy)
+    elif models and len(closed) == len(models):
+        report(path, "may use no model: the access of each leaves it out", f"add {name} to the access of one")
 
 
 def _same_length(limits: Mapping[Any, Any], path: Path, report: Report) -> None:

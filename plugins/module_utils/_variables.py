@@ -29,6 +29,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import 
     Table,
     Text,
     did_you_mean,
+    kind_of,
     path_text,
     quoted,
 )
@@ -42,6 +43,9 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_list im
 
 # Longest name of a model: "pool-" + name must fit into the 40 characters after which the inferencepool chart cuts.
 MODEL_NAME_LIMIT = 35
+POOL_NAME_LIMIT = 40
+# Helm takes no longer name of a release.
+WORKER_NAME_LIMIT = 53
 # An HTTPRoute has at most 16 rules, and the AI gateway adds one to those of the models.
 MODEL_LIMIT = 15
 # With this, the list of all models fits into the 4096 bytes that Envoy answers by itself.
@@ -55,14 +59,48 @@ _IMAGE = re.compile(
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET|API_?KEY|CREDENTIAL)", re.IGNORECASE)
-# Arguments that the platform sets itself.
-OWN_ARGUMENTS = {
-    "--model": "it comes from `model`",
-    "--served-model-name": "it comes from `served_name`",
-    "--port": "the platform chooses it",
-    "--host": "the platform chooses it",
-    "--enable-force-include-usage": "the platform always sets it, so that every token is counted",
-    "--api-key": "the gateway checks keys, and an argument is readable by everyone on the host",
+_ITS_PORT = "the platform chooses it"
+_NO_KEY = "the gateway checks keys, and an argument is readable by everyone on the host"
+# Arguments that the platform sets itself, for each engine; a custom one's are its owner's.
+OWN_ARGUMENTS: dict[str, dict[str, str]] = {
+    "vllm": {
+        "--model": "it comes from `model`",
+        "--served-model-name": "it comes from `served_name`",
+        "--port": _ITS_PORT,
+        "--host": _ITS_PORT,
+        "--tensor-parallel-size": "it comes from `gpus`",
+        "--gpu-memory-utilization": "it comes from `memory_fraction`",
+        "--enable-auto-tool-choice": "it comes with `tool_parser`",
+        "--tool-call-parser": "it comes from `tool_parser`",
+        "--enable-force-include-usage": "the platform always sets it, so that every token is counted",
+        "--api-key": _NO_KEY,
+    },
+    "sglang": {
+        "--model-path": "it comes from `model`",
+        "--model": "it comes from `model`",
+        "--served-model-name": "it comes from `served_name`",
+        "--port": _ITS_PORT,
+        "--host": _ITS_PORT,
+        "--tp": "it comes from `gpus`",
+        "--tp-size": "it comes from `gpus`",
+        "--tensor-parallel-size": "it comes from `gpus`",
+        "--mem-fraction-static": "it comes from `memory_fraction`",
+        "--tool-call-parser": "it comes from `tool_parser`",
+        "--enable-metrics": "the platform always sets it, for the endpoint picker",
+        "--api-key": _NO_KEY,
+    },
+    "trtllm": {
+        "--port": _ITS_PORT,
+        "--host": _ITS_PORT,
+        "--tp-size": "it comes from `gpus`",
+        "--extra-llm-api-options": "the platform sets it for the metrics; with other options use the engine custom",
+    },
+    "sim": {
+        "--model": "it comes from `model`",
+        "--served-model-name": "it comes from `served_name`",
+        "--port": _ITS_PORT,
+    },
+    "custom": {},
 }
 
 # Flags of the kubelet that are set in another way.
@@ -89,7 +127,12 @@ OWN_KUBELET_FLAGS = {
     ),
 }
 
-ENGINES = ("vllm", "sim", "custom")
+ENGINES = tuple(OWN_ARGUMENTS)
+# Engines that can be told to call tools, and those whose command and promises are the inventory's own.
+TOOL_ENGINES = ("vllm", "sglang")
+UNFORCED_ENGINES = ("sglang", "trtllm", "custom")
+# Hugging Face lets nobody download these without an account that was granted access.
+GATED = ("meta-llama/",)
 
 # MicroK8s' own: kube-proxy's --cluster-cidr and kube-apiserver's --service-cluster-ip-range
 # (canonical/microk8s microk8s-resources/default-args at v1.35).
@@ -217,6 +260,31 @@ class Window:
         return True
 
 
+@dataclass(frozen=True)
+class Fraction:
+    """A part of a whole."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            report(path, f"must be a number, is {kind_of(value)}", "write a part of the whole such as 0.8")
+        elif not 0 < value <= 1:
+            report(path, f"is {value}", "write more than 0, and 1 at most")
+        else:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Price:
+    """An amount of money."""
+
+    def check(self, value: Any, path: Path, report: Report) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
+            report(path, f"must be an amount of money, is {quoted(value)}", "write a number such as 0.25")
+            return False
+        return True
+
+
 _LIMITS = Table(Window(), Number(1, MAXIMUM), filled=True, example="{1m: 10, 24h: 100}")
 
 MODEL = Record(
@@ -236,16 +304,42 @@ MODEL = Record(
         "args": Items(Text(), example="[--max-model-len=32768]"),
         "env": Table(Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), Text(), example="{NAME: value}"),
         "gpus": Number(0, 8),
+        "replicas": Number(1, 256),
+        "memory_fraction": Fraction(),
+        "cache_size": _QUANTITY,
         "resources": Record(
             {name: Record({"cpu": _QUANTITY, "memory": _QUANTITY}, what="resource") for name in ("requests", "limits")}
         ),
         "shm_size": _QUANTITY,
         "startup_seconds": Number(30, 86400),
-        "picker_flags": Table(Text(r"[a-z][a-z-]*", "a flag without dashes in front"), Text(), example="{flag: value}"),
+        "grace_seconds": Number(1, 3600),
+        "tool_parser": Text(r"[a-z0-9][a-z0-9_.-]*", "the name of a parser, such as hermes"),
+        "vision": Flag(),
+        "gated": Flag(),
+        "price": Record({"input": Price(), "output": Price()}, required=("input", "output"), what="price"),
+        "access": Items(Text(), filled=True, example="[pro, enterprise]"),
+        "state": Text(choices=("present", "absent")),
+        "picker_flags": Table(
+            Text(r"[a-z][a-z-]*", "a flag without dashes in front"), Text(empty=True), example="{flag: value}"
+        ),
         "forces_usage": Flag(),
+        "adopt": Record(
+            {
+                "pool": Text(LABEL, LABEL_FORM, longest=POOL_NAME_LIMIT),
+                "worker": Text(LABEL, LABEL_FORM, longest=WORKER_NAME_LIMIT),
+                "label": Text(LABEL, LABEL_FORM),
+            },
+            what="name",
+        ),
     },
     required=("name", "model", "image"),
-    hints={"gpu": "did you mean gpus?", "tag": "write it in image", "replicas": "put the model on more Sparks"},
+    hints={
+        "gpu": "did you mean gpus?",
+        "tag": "write it in image",
+        "nodes": "name the model in the host_vars of each Spark that serves it",
+        "tiers": "did you mean access?",
+        "tools": "did you mean tool_parser?",
+    },
 )
 TIER = Record(
     {
@@ -394,7 +488,8 @@ SHARED: dict[str, Any] = {
 # Variables that each host may set for itself.
 HOST: dict[str, Any] = {
     "tokenlabs_models": Items(MODEL, example="a list of {name: ..., model: ..., image: ...}"),
-    "tokenlabs_gpu_slots": Number(1, 32),
+    # None: a host without a GPU, for the simulator.
+    "tokenlabs_gpu_slots": Number(0, 32),
     "tokenlabs_cluster_address": Text(),
     "tokenlabs_controller_is_spark": Flag(),
     "tokenlabs_arch": Text(choices=ARCHITECTURES),

@@ -8,8 +8,11 @@ This module util is private to the collection: it may change in any way at any t
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -127,17 +130,18 @@ def checks(catalog: Mapping[str, Any]) -> list[Data]:
     """What must be ready: a name for people, what to look at, and the object as wait_ready wants it."""
     found = [_node(node) for node in catalog["nodes"].values()]
     found += [_check("definitions", f"{name} is installed", _definition(name), "crds") for name in DEFINITIONS]
-    found.append(
-        _check(
-            "components",
-            "GPU operator is ready",
-            {
-                **_object("nvidia.com/v1", "ClusterPolicy", "cluster-policy"),
-                "fields": [_field("status.state", "ready")],
-            },
-            "kubectl -n gpu-operator get pods",
+    if _has_gpus(catalog):
+        found.append(
+            _check(
+                "components",
+                "GPU operator is ready",
+                {
+                    **_object("nvidia.com/v1", "ClusterPolicy", "cluster-policy"),
+                    "fields": [_field("status.state", "ready")],
+                },
+                "kubectl -n gpu-operator get pods",
+            )
         )
-    )
     found += [
         _check(
             "components", f"{name} is available", _deployment(space, name), f"kubectl -n {space} describe deploy {name}"
@@ -187,10 +191,14 @@ DEFINITIONS = (
 )
 
 
+def _has_gpus(catalog: Mapping[str, Any]) -> bool:
+    return any(node["gpu"] for node in catalog["nodes"].values())
+
+
 def _deployments(catalog: Mapping[str, Any]) -> list[tuple[str, str]]:
     counter = [(ENVOY_SYSTEM, "envoy-ratelimit")] if catalog["token_limits"] == "envoy" else []
     return [
-        ("gpu-operator", "gpu-operator"),
+        *([("gpu-operator", "gpu-operator")] if _has_gpus(catalog) else []),
         ("envoy-ai-gateway-system", "ai-gateway-controller"),
         (ENVOY_SYSTEM, "envoy-gateway"),
         *counter,
@@ -226,7 +234,7 @@ def _gateway_checks(catalog: Mapping[str, Any]) -> list[Data]:
         ),
     ]
     for model in catalog["models"]:
-        pool, worker = f"{model['pool'][:40]}-epp", model["deployment"]
+        pool, worker = model["picker"], model["deployment"]
         found += [
             _check(
                 "models", f"{model['name']}: picker is available", _deployment(space, pool), look("Deployment", pool)
@@ -241,7 +249,7 @@ def _gateway_checks(catalog: Mapping[str, Any]) -> list[Data]:
                 "models",
                 f"{model['name']}: {model['replicas']} worker on {', '.join(model['hosts'])}",
                 _deployment(space, worker),
-                f"kubectl -n {space} describe pod -l llm-d.ai/model={model['name']}",
+                f"kubectl -n {space} describe pod -l llm-d.ai/model={model['label']}",
             ),
         ]
     routes = [(api, "HTTPRoute", "models")]
@@ -447,7 +455,7 @@ def _own_tenants(catalog: Mapping[str, Any], run: str, directory: str) -> list[P
 
 def _voices(catalog: Mapping[str, Any], tier: str) -> int:
     """How many tenants of a tier it takes to ask for all its models, when each may send only so many requests."""
-    needed = 2 * len(_models_of(catalog, tier)) + 4
+    needed = 4 + sum(2 + bool(model.get("tools")) + bool(model.get("vision")) for model in _models_of(catalog, tier))
     limit = min(catalog["tiers"][tier]["requests"].values(), default=needed)
     return min(-(-needed // max(limit, 1)), MOST_VOICES)
 
@@ -478,6 +486,41 @@ def _generous(catalog: Mapping[str, Any], probe: Probe) -> int:
 def chat(model: str, **more: Any) -> Data:
     """The smallest chat that makes a model speak."""
     return {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16, **more}
+
+
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "now",
+        "description": "Tells the time of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def _square(size: int = 56) -> str:
+    """A grey picture, large enough for models that cut pictures into patches of 28."""
+    rows = (b"\0" + b"\x80" * size) * size
+    header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b"")]
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).decode()
+
+
+_IMAGE = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What colour is this?"},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_square()}"}},
+            ],
+        }
+    ]
+}
 
 
 def _case(group: str, name: str, path: str, expect: Data, hint: str, **more: Any) -> Data:
@@ -598,12 +641,12 @@ def _speak(catalog: Mapping[str, Any], speakers: Sequence[Probe], skipped: list[
 
 
 def _speak_to(model: Mapping[str, Any], probe: Probe) -> list[Data]:
-    hint = f"pods with llm-d.ai/model={model['name']}; deployment {model['pool'][:40]}-epp"
+    hint = f"pods with llm-d.ai/model={model['label']}; deployment {model['picker']}"
     common = {"key_file": probe.key_file, "stage": 1, "timeout": 120}
     answered = {"choices.0.message": None, "model": model["served_name"]}
     counted = {"status": [200], "positive": ["usage.total_tokens"]}
     stream = chat(model["served_name"], stream=True)
-    return [
+    cases = [
         _case(
             "models",
             f"{model['name']}: chat",
@@ -623,6 +666,11 @@ def _speak_to(model: Mapping[str, Any], probe: Probe) -> list[Data]:
             **common,
         ),
     ]
+    for able, name, more in (("tools", "takes tools", {"tools": [_TOOL]}), ("vision", "takes an image", _IMAGE)):
+        if model.get(able):
+            body = chat(model["served_name"], **more)
+            cases.append(_case("models", f"{model['name']}: {name}", CHAT, counted, hint, json=body, **common))
+    return cases
 
 
 def _unknown_model(catalog: Mapping[str, Any], speakers: Sequence[Probe]) -> list[Data]:

@@ -44,6 +44,7 @@ class Reader:
         self._render = render
         self._controllers = list(dict.fromkeys(groups.get("controllers", ())))
         self._sparks = list(dict.fromkeys(groups.get("sparks", ())))
+        self._all = set(groups.get("all", ())) | {*self._controllers, *self._sparks}
         self._directory = inventory_dir
         self._sources = [str(source) for source in sources]
         self._read_file = read_file
@@ -57,6 +58,7 @@ class Reader:
     def read(self) -> Inventory:
         """Everything that could be read; what could not is in ``problems``."""
         shared, names, divided = self._shared()
+        self._ownerless()
         return Inventory(
             hosts=tuple(self._host(name) for name in self.hosts),
             shared=shared,
@@ -64,6 +66,17 @@ class Reader:
             divided=divided,
             tenant_files=tuple(self._tenant_files(shared.get("tokenlabs_tenants_files"))),
         )
+
+    def _ownerless(self) -> None:
+        """Files of hosts that are in no group: Ansible passes over them without a word, and so over their models."""
+        folder = pathlib.Path(self._directory or ".") / "host_vars"
+        for file in sorted(folder.iterdir()) if self._directory and folder.is_dir() else ():
+            name = file.stem if file.suffix in (".yml", ".yaml", ".json") else file.name
+            if not file.is_file() or file.name.startswith(".") or name in self._all:
+                continue
+            if "tokenlabs_" in self._read_file(str(file)):
+                remedy = f"add {name} to the group sparks, or remove the file"
+                self.problems.append(Problem(self._short(str(file)), "", f"{name} is no host of the inventory", remedy))
 
     def _tenant_files(self, names: Any) -> Iterator[TenantFile]:
         # What is no list of names is reported with the other variables.

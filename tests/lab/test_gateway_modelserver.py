@@ -167,3 +167,14 @@ def test_forced_usage_and_long_answers() -> None:
     assert events[-1]["usage"]["completion_tokens"] == 10000
     with pytest.raises(BadRequest):
         plan({"model": "m", "stream": "yes"}, "x", "cmpl", settings, 0)
+
+
+def test_tools_and_images_need_a_server_that_was_started_for_them() -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]
+    for body, able in (
+        ({"messages": MESSAGES, "tools": [{"type": "function"}]}, Settings(("m",), tools=True)),
+        ({"messages": picture}, Settings(("m",), vision=True)),
+    ):
+        assert plan({"model": "m", **body}, body["messages"], "c", able, 0).completion_tokens == 16
+        with pytest.raises(BadRequest):
+            plan({"model": "m", **body}, body["messages"], "c", Settings(("m",)), 0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from typing import Any
@@ -25,6 +26,8 @@ def model(name: str) -> Data:
         "hosts": ["spark-01"],
         "replicas": 1,
         "pool": f"pool-{name}",
+        "picker": f"pool-{name}-epp",
+        "label": name,
         "deployment": f"ms-{name}-decode",
     }
 
@@ -109,6 +112,13 @@ def test_token_limits_by_kuadrant_need_no_other_counter() -> None:
     assert "envoy-ratelimit" not in checked
     assert "TokenRateLimitPolicy" in kinds
     assert "BackendTrafficPolicy" not in kinds
+
+
+def test_a_platform_of_simulators_needs_no_gpu_operator() -> None:
+    nodes = {name: {**node, "gpu": False, "gpu_slots": 0} for name, node in CATALOG["nodes"].items()}
+    checked = {check["object"]["name"] for check in verify.checks(changed(nodes=nodes))}
+    assert not checked & {"cluster-policy", "gpu-operator"}
+    assert {"cluster-policy", "gpu-operator"} <= {check["object"]["name"] for check in verify.checks(CATALOG)}
 
 
 def test_without_models_there_is_no_route_to_them() -> None:
@@ -254,6 +264,16 @@ def test_every_model_answers_and_streams_for_the_most_generous_tier() -> None:
         assert stream["json"]["stream"] is True
         assert "stream_options" not in stream["json"]
         assert stream["expect"]["stream"] is True
+
+
+def test_what_a_model_is_said_to_take_is_sent_to_it() -> None:
+    able = {**model("a"), "tools": True, "vision": True}
+    planned = verify.plan(changed(models=[able, model("b")]), [], [], "abcd1234", "/run")
+    assert case(planned, "a: takes tools")["json"]["tools"][0]["function"]["name"] == "now"
+    (message,) = case(planned, "a: takes an image")["json"]["messages"]
+    picture = base64.b64decode(message["content"][1]["image_url"]["url"].partition(",")[2])
+    assert picture.startswith(b"\x89PNG") and picture.endswith(b"IEND\xaeB`\x82")
+    assert not [name for name in names(planned["cases"]) if name.startswith("b: takes")]
 
 
 def test_a_tier_is_kept_to_its_models_and_an_unknown_model_is_not_found() -> None:

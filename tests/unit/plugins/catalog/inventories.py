@@ -32,7 +32,7 @@ sparks:
     "host_vars/spark-01.yml": """\
 tokenlabs_models:
   - name: llama-8b
-    model: meta-llama/Llama-3.1-8B-Instruct
+    model: nvidia/Llama-3.1-8B-Instruct
     image: ghcr.io/llm-d/llm-d-cuda:v0.5.0
     args: [--max-model-len=32768]
 """,

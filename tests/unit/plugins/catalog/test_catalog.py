@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -30,7 +31,9 @@ TIERS = {"free": {"requests": {"1m": 1}, "tokens": {"1m": 1}}}
 
 
 def model(name: str, **changes: Any) -> dict[str, Any]:
-    return {"name": name, "model": f"org/{name}", "image": "registry/server:v1", **changes}
+    # A little of the memory, so that many go on one Spark.
+    memory = {} if changes.get("engine") == "sim" else {"memory_fraction": 0.05}
+    return {"name": name, "model": f"org/{name}", "image": "registry/server:v1", **memory, **changes}
 
 
 def inventory(*models: list[dict[str, Any]], **shared: Any) -> Inventory:
@@ -67,6 +70,8 @@ names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,33}[a-z0-9])?", fullmatch=True)
 engines = st.sampled_from(
     [
         {"engine": "vllm"},
+        {"engine": "sglang"},
+        {"engine": "trtllm"},
         {"engine": "sim", "image": "ghcr.io/llm-d/llm-d-inference-sim:v0.7.1"},
         {"engine": "custom", "command": ["serve"]},
     ]
@@ -107,6 +112,81 @@ def test_everything_follows_from_where_models_are(placed: list[list[dict[str, An
     custom = any(each["engine"] != "vllm" for each in models)
     assert ("/v1/completions" in derived["paths"]) is not custom
     json.dumps(derived)
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> Inventory:
+    """Sparks with some slots, and models with any needs on some of them: it may fit or not."""
+    tenths = st.integers(1, 8)
+    sparks = draw(st.integers(1, 3))
+    known = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    placed: list[list[dict[str, Any]]] = [[] for _ in range(sparks)]
+    for name in known:
+        wish = draw(st.sampled_from([{}, {"replicas": 1}, {"replicas": 2}, {"replicas": 3}]))
+        each = model(name, memory_fraction=draw(tenths) / 10, gpus=draw(st.integers(0, 2)), **wish)
+        for index in draw(st.sets(st.integers(0, sparks - 1), min_size=1)):
+            placed[index].append({**each, "state": draw(st.sampled_from(["present", "present", "absent"]))})
+    chosen = inventory(*placed)
+    for host in chosen.sparks:
+        host.vars["tokenlabs_gpu_slots"] = draw(st.integers(0, 4))  # type: ignore[index]
+    return chosen
+
+
+@settings(max_examples=150, deadline=None)
+@given(loads())
+def test_no_spark_ever_gets_more_than_it_holds(chosen: Inventory) -> None:
+    """An inventory is taken exactly if its workers, spread evenly, fit into every Spark's slots and memory."""
+    where: dict[str, list[str]] = {}
+    for host in chosen.sparks:
+        for each in host.vars["tokenlabs_models"]:
+            if each["state"] == "present":
+                where.setdefault(each["name"], []).append(host.name)
+    used = {host.name: [0, 0.0] for host in chosen.sparks}
+    for host in chosen.sparks:
+        for each in host.vars["tokenlabs_models"]:
+            if each["state"] == "present":
+                sparks = len(where[each["name"]])
+                workers = math.ceil(each.get("replicas", sparks) / sparks)
+                used[host.name][0] += workers * each["gpus"]
+                used[host.name][1] += workers * each["memory_fraction"] * (each["gpus"] > 0)
+    fits = all(
+        used[host.name][0] <= host.vars["tokenlabs_gpu_slots"] and round(used[host.name][1], 4) <= 0.95
+        for host in chosen.sparks
+    )
+    found = validate(chosen, lambda host, path: str(host))
+    assert (found == []) is (fits and bool(where)), [str(problem) for problem in found]
+    if found:
+        return
+    derived = catalog.derive(chosen)
+    for name, (slots, memory) in used.items():
+        assert derived["nodes"][name]["gpu_slots_used"] == slots
+        assert derived["nodes"][name]["memory_fraction"] == round(memory, 4)
+    assert {each["name"]: each["hosts"] for each in derived["models"]} == where
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_tier_may_use_what_it_and_the_model_allow(data: st.DataObject) -> None:
+    tiers = ["free", "pro", "enterprise"]
+    some = st.one_of(st.none(), st.lists(st.sampled_from(tiers), min_size=1, unique=True))
+    access = {f"m-{number}": data.draw(some) for number in range(3)}
+    models = [model(name, **({"access": chosen} if chosen else {})) for name, chosen in access.items()]
+    wanted = {
+        tier: data.draw(st.one_of(st.none(), st.lists(st.sampled_from(sorted(access)), min_size=1, unique=True)))
+        for tier in tiers
+    }
+    limits = {"requests": {"1m": 1}, "tokens": {"1m": 1}}
+    shared = {tier: {**limits, **({"models": chosen} if chosen else {})} for tier, chosen in wanted.items()}
+    allowed = {
+        tier: {name for name, only in access.items() if tier in (only or tiers) and name in (wanted[tier] or access)}
+        for tier in tiers
+    }
+    contradicts = any(set(wanted[tier] or ()) - allowed[tier] for tier in tiers) or not all(allowed.values())
+    chosen = inventory(models, tokenlabs_tiers=shared)
+    assert bool(validate(chosen, lambda host, path: str(host))) is contradicts
+    if not contradicts:
+        for tier, derived in catalog.derive(chosen)["tiers"].items():
+            assert set(access if derived["models"] is None else derived["models"]) == allowed[tier]
 
 
 def model_in(served: list[dict[str, Any]], name: str) -> bool:
@@ -153,6 +233,74 @@ def test_a_changed_worker_never_waits_for_a_second_gpu() -> None:
     assert values["ms-one"]["decode"]["strategy"] == {"type": "Recreate"}
     # With two workers one goes on answering.
     assert values["ms-two"]["decode"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_several_workers_on_a_spark_are_spread_evenly() -> None:
+    derived = derive([model("one", replicas=4)], [model("one", replicas=4)])
+    (each,) = derived["models"]
+    assert (each["replicas"], each["replicas_per_host"]) == (4, 2)
+    decode = derived["helmfile"]["values"]["ms-one"]["decode"]
+    assert decode["replicas"] == 4
+    placement = decode["extraConfig"]
+    assert "podAntiAffinity" not in placement["affinity"]
+    (spread,) = placement["topologySpreadConstraints"]
+    assert (spread["maxSkew"], spread["whenUnsatisfiable"]) == (1, "DoNotSchedule")
+    # One worker for two Sparks goes to either.
+    derived = derive([model("one", replicas=1)], [model("one", replicas=1)])
+    assert derived["helmfile"]["values"]["ms-one"]["decode"]["replicas"] == 1
+    assert [node["gpu_slots_used"] for node in derived["nodes"].values()] == [0, 1, 1]
+
+
+def test_releases_of_an_earlier_installation() -> None:
+    """The Deployment and its selector, which cannot change, stay as they are."""
+    adopted = {"pool": "llm-d-inferencepool", "worker": "llm-d-modelservice", "label": "llama-3-1-8b"}
+    derived = derive([model("one", adopt=adopted), model("two")])
+    each = derived["models"][0]
+    assert (each["pool"], each["release"]) == ("llm-d-inferencepool", "llm-d-modelservice")
+    assert (each["picker"], each["deployment"]) == ("llm-d-inferencepool-epp", "llm-d-modelservice-decode")
+    values = derived["helmfile"]["values"]["llm-d-modelservice"]
+    assert values["fullnameOverride"] == "llm-d-modelservice"
+    assert values["modelArtifacts"]["labels"]["llm-d.ai/model"] == "llama-3-1-8b"
+    assert [release["name"] for release in derived["helmfile"]["releases"]] == [
+        "llm-d-inferencepool",
+        "llm-d-modelservice",
+        "pool-two",
+        "ms-two",
+    ]
+
+
+def test_what_is_told_to_each_engine() -> None:
+    values = derive(
+        [
+            model("v", tool_parser="hermes", grace_seconds=10, memory_fraction=0.4),
+            model("s", engine="sglang", tool_parser="qwen25", served_name="qwen", memory_fraction=0.3),
+            model("t", engine="trtllm", args=["--max_batch_size=8"]),
+            model("c", engine="custom", command=["serve"], args=["--x"]),
+        ]
+    )["helmfile"]["values"]
+    container = {name: values[f"ms-{name}"]["decode"]["containers"][0] for name in "vstc"}
+    assert container["v"]["args"] == [
+        "--enable-force-include-usage",
+        "--gpu-memory-utilization=0.4",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser=hermes",
+    ]
+    assert values["ms-v"]["decode"]["terminationGracePeriodSeconds"] == 10
+    assert values["ms-s"]["decode"]["terminationGracePeriodSeconds"] == 60
+    assert container["s"]["command"] == ["python3", "-m", "sglang.launch_server"]
+    assert {"--model-path=org/s", "--served-model-name=qwen", "--port=8000", "--enable-metrics"} <= {
+        *container["s"]["args"]
+    }
+    assert {"--mem-fraction-static=0.3", "--tool-call-parser=qwen25"} <= {*container["s"]["args"]}
+    assert container["s"]["startupProbe"]["httpGet"]["path"] == "/health_generate"
+    assert container["t"]["command"][:2] == ["/bin/bash", "-c"]
+    assert container["t"]["args"][0] == "org/t" and container["t"]["args"][-1] == "--max_batch_size=8"
+    assert {"name": "PROMETHEUS_MULTIPROC_DIR", "value": "/dev/shm/prometheus"} in container["t"]["env"]
+    assert (container["c"]["command"], container["c"]["args"]) == (["serve"], ["--x"])
+    flags = {name: values[f"pool-{name}"]["inferenceExtension"].get("flags", {}) for name in "vstc"}
+    assert flags["v"] == flags["c"] == {}
+    assert flags["s"]["total-queued-requests-metric"] == "sglang:num_queue_reqs"
+    assert flags["t"]["model-server-metrics-path"] == "/prometheus/metrics"
 
 
 def test_the_token_is_named_only_where_there_is_one() -> None:
@@ -352,7 +500,7 @@ def test_every_rule_has_a_source_and_can_be_broken() -> None:
 def test_a_summary_for_people(tmp_path: Path) -> None:
     lines = load(write(tmp_path, {}))["summary"]
     assert lines[0] == "Release 2026.07 on Kubernetes 1.34/stable"
-    assert "Model meta-llama/Llama-3.1-8B-Instruct (llama-8b) on spark-01" in lines
+    assert "Model nvidia/Llama-3.1-8B-Instruct (llama-8b) on spark-01" in lines
     assert "Tier free: 10 requests/1m, 100 requests/24h, 5000 tokens/1m; llama-8b; 1 tenants" in lines
     assert lines[-1] == "Tenants: 2, 1 suspended"
 

@@ -57,7 +57,12 @@ CASES = [
     Case("no controller", {"hosts.yml": hosts("")}, [("INVENTORY: controllers has no host", "name the controller")]),
     Case(
         "no Spark",
-        {"hosts.yml": hosts(sparks=""), TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}")},
+        {
+            "hosts.yml": hosts(sparks=""),
+            TIERS: tiers("requests: {1m: 1}, tokens: {1m: 1}"),
+            SPARK: None,
+            "host_vars/spark-01.yml": None,
+        },
         [("INVENTORY: sparks has no host", "at least one Spark")],
     ),
     Case(
@@ -97,7 +102,10 @@ CASES = [
     ),
     Case(
         "the same name twice, but for capitals",
-        {"hosts.yml": hosts(sparks="spark-01: {ansible_host: 192.168.1.11}, SPARK-01: {ansible_host: 192.168.1.12}")},
+        {
+            "hosts.yml": hosts(sparks="spark-01: {ansible_host: 192.168.1.11}, SPARK-01: {ansible_host: 192.168.1.12}"),
+            SPARK: None,
+        },
         [
             ("hosts.yml:4: 'SPARK-01' and 'spark-01' are one name", "rename"),
             ("hosts.yml:4: 'SPARK-01' cannot be the name", "write spark-01"),
@@ -397,7 +405,9 @@ CASES = [
         "more models than a route holds",
         {
             SPARK: "tokenlabs_gpu_slots: 32\ntokenlabs_models:\n"
-            + "".join(f"  - {{name: m-{n}, model: o/m-{n}, image: 'r/s:1'}}\n" for n in range(15))
+            + "".join(
+                f"  - {{name: m-{n}, model: o/m-{n}, image: 'r/s:1', memory_fraction: 0.05}}\n" for n in range(15)
+            )
         },
         [("INVENTORY: tokenlabs_models names 16 models, one route holds 15", "fewer")],
     ),
@@ -448,13 +458,129 @@ CASES = [
     ),
     Case(
         "two models under one public name",
-        {SPARK: model(model="meta-llama/Llama-3.1-8B-Instruct")},
-        [(f"{SPARK}:4: tokenlabs_models[0].model 'meta-llama/Llama-3.1-8B-Instruct' is what", "served_name")],
+        {SPARK: model(model="nvidia/Llama-3.1-8B-Instruct")},
+        [(f"{SPARK}:4: tokenlabs_models[0].model 'nvidia/Llama-3.1-8B-Instruct' is what", "served_name")],
     ),
     Case(
         "more GPUs than there are",
         {SPARK: model(gpus="2")},
         [(f"{SPARK}:1: tokenlabs_models needs 2 GPU slots, spark-02 has 1", "tokenlabs_gpu_slots: 2")],
+    ),
+    Case(
+        "a GPU model on a host without a GPU",
+        {SPARK: GOOD[SPARK] + "tokenlabs_gpu_slots: 0\n"},
+        [(f"{SPARK}:1: tokenlabs_models needs 1 GPU slots, spark-02 has 0", "Spark with a GPU")],
+    ),
+    Case(
+        "a host file of nobody",
+        {"host_vars/spark-03.yml": model(name="x", model="org/x"), "host_vars/notes.txt": "tokens"},
+        [("host_vars/spark-03.yml: spark-03 is no host of the inventory", "add spark-03 to the group sparks")],
+    ),
+    Case(
+        "more memory than a Spark has",
+        {SPARK: model(memory_fraction="0.96")},
+        [
+            (
+                f"{SPARK}:1: tokenlabs_models takes 0.96 of the unified memory of spark-02, which is more than 0.95",
+                "leave",
+            )
+        ],
+    ),
+    Case(
+        "two models that each take what is usual",
+        {SPARK: model() + model(name="b", model="org/b").partition("\n")[2] + "tokenlabs_gpu_slots: 2\n"},
+        [(f"{SPARK}:1: tokenlabs_models takes 1.6 of the unified memory", "memory_fraction (default 0.8)")],
+    ),
+    Case(
+        "parts of the memory that are none",
+        {SPARK: model(memory_fraction="80%"), "host_vars/spark-01.yml": model(name="a", memory_fraction="1.5")},
+        [
+            (f"{SPARK}:6: tokenlabs_models[0].memory_fraction must be a number, is a text", "0.8"),
+            ("host_vars/spark-01.yml:6: tokenlabs_models[0].memory_fraction is 1.5", "1 at most"),
+            (f"{TIERS}:5: tokenlabs_tiers.free.models[0] 'llama-8b' is served by no Spark", "a, qwen-7b"),
+        ],
+    ),
+    Case(
+        "more replicas than slots",
+        {SPARK: model(replicas="3") + "tokenlabs_gpu_slots: 2\n"},
+        [
+            (
+                f"{SPARK}:6: tokenlabs_models[0].replicas is 3, above the GPU slots of spark-02, which hold 2",
+                "more Sparks",
+            )
+        ],
+    ),
+    Case(
+        "replicas that fit, but for another model",
+        {
+            SPARK: model(replicas="2", memory_fraction="0.2")
+            + model(name="b", model="org/b", memory_fraction="0.2").partition("\n")[2]
+            + "tokenlabs_gpu_slots: 2\n"
+        },
+        [(f"{SPARK}:1: tokenlabs_models needs 3 GPU slots, spark-02 has 2", "tokenlabs_gpu_slots: 3")],
+    ),
+    Case(
+        "a gated model without a token",
+        {SPARK: model(model="meta-llama/Llama-3.1-8B-Instruct")},
+        [(f"{SPARK}:4: tokenlabs_models[0].model meta-llama/Llama-3.1-8B-Instruct is gated", "tokenlabs_hf_token")],
+    ),
+    Case(
+        "another gated model without a token",
+        {SPARK: model(gated="true")},
+        [(f"{SPARK}:4: tokenlabs_models[0].model Qwen/Qwen2.5-7B-Instruct is gated", "tokenlabs_hf_token")],
+    ),
+    Case(
+        "an unknown tier in a model's access",
+        {SPARK: model(access="[pro, golden]")},
+        [(f"{SPARK}:6: tokenlabs_models[0].access[1] 'golden' is no tier", "known are free, pro")],
+    ),
+    Case(
+        "a tier and a model that disagree",
+        {SPARK: model(access="[pro]"), TIERS: GOOD[TIERS].replace("[llama-8b]", "[qwen-7b]")},
+        [(f"{TIERS}:5: tokenlabs_tiers.free.models[0] names qwen-7b, whose access leaves this tier out", "add free")],
+    ),
+    Case(
+        "a tier that no model is for",
+        {
+            SPARK: model(access="[free]"),
+            "host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "    access: [free]\n",
+        },
+        [(f"{TIERS}:6: tokenlabs_tiers.pro may use no model", "access of one")],
+    ),
+    Case(
+        "a tier for a model that is no more",
+        {"host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "    state: absent\n"},
+        [(f"{TIERS}:5: tokenlabs_tiers.free.models[0] 'llama-8b' is served by no Spark", "qwen-7b")],
+    ),
+    Case(
+        "a release that two models would have",
+        {SPARK: model(adopt="{pool: pool-llama-8b, worker: llm-d-modelservice, label: llama-8b}")},
+        [
+            (f"{SPARK}:6: tokenlabs_models[0].adopt.pool makes the release pool-llama-8b, as llama-8b does", "another"),
+            (f"{SPARK}:6: tokenlabs_models[0].adopt.label makes the label llama-8b, as llama-8b does", "another"),
+        ],
+    ),
+    Case(
+        "a name to adopt that the chart would cut",
+        {SPARK: model(adopt="{pool: " + "p" * 41 + "}")},
+        [(f"{SPARK}:6: tokenlabs_models[0].adopt.pool has 41 characters", "at most 40")],
+    ),
+    Case(
+        "what an engine cannot do",
+        {SPARK: model(engine="trtllm", tool_parser="hermes", served_name="qwen", args="[--tp_size=2]")},
+        [
+            (f"{SPARK}:7: tokenlabs_models[0].tool_parser has no effect with the engine trtllm", "vllm, sglang"),
+            (f"{SPARK}:8: tokenlabs_models[0].served_name cannot be set", "remove"),
+            (f"{SPARK}:9: tokenlabs_models[0].args[0] --tp_size must not be set", "`gpus`"),
+        ],
+    ),
+    Case(
+        "prices that are none",
+        {SPARK: model(price="{input: cheap, output: -1}")},
+        [
+            (f"{SPARK}:6: tokenlabs_models[0].price.input must be an amount of money, is 'cheap'", "0.25"),
+            (f"{SPARK}:6: tokenlabs_models[0].price.output must be an amount of money, is '-1'", "0.25"),
+        ],
     ),
     Case(
         "kubelet flags that are set in another way, and one that is none",
@@ -737,6 +863,33 @@ def test_a_choice_at_ones_own_risk_is_taken_with_a_warning(tmp_path: Path) -> No
     assert any(
         "Envoy AI Gateway 0.5 needs Envoy Gateway 1.6" in line and "compatibility.md" in line for line in warnings
     )
+
+
+def test_much_memory_is_remarked_on(tmp_path: Path) -> None:
+    """More than 0.85 of it is allowed, and told."""
+
+    def warnings(fraction: str) -> list[str]:
+        summary = load(write(tmp_path, {SPARK: model(memory_fraction=fraction)}))["summary"]
+        return [line for line in summary if line.startswith("Warning: host_vars")]
+
+    (told,) = warnings("0.9")
+    assert f"{SPARK}:1: tokenlabs_models takes 0.9 of the unified memory of spark-02, more than 0.85" in told
+    assert warnings("0.85") == []
+
+
+def test_a_gated_model_may_come_from_elsewhere(tmp_path: Path) -> None:
+    changes = {SPARK: model(model="meta-llama/Llama-3.1-8B-Instruct", gated="false")}
+    assert problems(write(tmp_path, changes)) == []
+    changes = {SPARK: model(gated="true"), MAIN: GOOD[MAIN] + "tokenlabs_hf_token: hf_aB3dE5gH7jK9mN1pQ2\n"}
+    assert problems(write(tmp_path, changes)) == []
+
+
+def test_a_model_moves_by_its_state(tmp_path: Path) -> None:
+    """What is absent on a host is as if it were not there, and may still be defined there."""
+    here = GOOD["host_vars/spark-01.yml"]
+    changes = {"host_vars/spark-01.yml": here + "    state: absent\n", SPARK: here}
+    models = load(write(tmp_path, changes))["catalog"]["models"]
+    assert [(each["name"], each["hosts"]) for each in models] == [("llama-8b", ["spark-02"])]
 
 
 def test_good_labels_and_taints(tmp_path: Path) -> None:

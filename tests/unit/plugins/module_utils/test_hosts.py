@@ -19,10 +19,14 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._hosts import e
 
 PROBE = Path(__file__).parents[4] / "roles/preflight/files/probe.py"
 CONTROLLER, SPARK, SECOND = "controller", "spark-01", "spark-02"
+_WORKER = {"role": "worker", "gpu": True, "arch": "arm64", "cache_gib": 300}
 NODES = {
-    CONTROLLER: {"name": CONTROLLER, "role": "controller", "gpu": False, "arch": None, "address": "10.77.0.10"},
-    SPARK: {"name": SPARK, "role": "worker", "gpu": True, "arch": "arm64", "address": "10.77.0.11"},
-    SECOND: {"name": SECOND, "role": "worker", "gpu": True, "arch": "arm64", "address": "10.77.0.12"},
+    CONTROLLER: {
+        **{"name": CONTROLLER, "role": "controller", "gpu": False, "arch": None, "cache_gib": 0},
+        "address": "10.77.0.10",
+    },
+    SPARK: {"name": SPARK, "address": "10.77.0.11", **_WORKER},
+    SECOND: {"name": SECOND, "address": "10.77.0.12", **_WORKER},
 }
 LIMITS: dict[str, Any] = {
     "distributions": ["Ubuntu 24.04"],
@@ -31,6 +35,7 @@ LIMITS: dict[str, Any] = {
     "min_memory_gib": {"controller": 4, "spark": 64},
     "min_disk_gib": {"controller": 40, "spark": 200},
     "min_free_gib": 10,
+    "model_cache": "/weights",
     "max_clock_skew": 30,
     "min_driver": "580",
     "accept": [],
@@ -132,6 +137,13 @@ def test_hosts_of_a_finished_cluster_are_good() -> None:
         spark_01={**calico, "cluster": WORKER},
     )
     assert (report["fatal"], rows(report)) == (0, [])
+
+
+def test_weights_need_the_room_that_their_models_say() -> None:
+    small = {"total": 250 * GIB, "free": 250 * GIB}
+    report = judged(spark_01={"spaces": {"/weights": small}}, spark_02={"spaces": {"/var/snap": small}})
+    assert the_row(report)[1:4] == [SPARK, "disk of /weights", "250 GiB"]
+    assert "300 GiB or more: the models of this Spark" in the_row(report)[4]
 
 
 def space(total: int, free: int) -> dict[str, Any]:
