@@ -59,6 +59,14 @@ def test_an_ai_route_becomes_a_route_of_the_same_name() -> None:
     assert found.get("HTTPRouteFilter", "ai-eg-route-not-found-response-llm", MODELS)["spec"]["directResponse"]
 
 
+def test_a_filter_that_is_there_is_left_alone() -> None:
+    name = "ai-eg-route-not-found-response-llm"
+    own = {"directResponse": {"statusCode": 404, "body": {"type": "Inline", "inline": "own"}}}
+    found = world(ai_route(), *pool(), obj("HTTPRouteFilter", name, MODELS, spec=own))
+    kept = found.get("HTTPRouteFilter", name, MODELS)
+    assert kept["spec"] == own and "ownerReferences" not in kept["metadata"]
+
+
 def test_nothing_is_made_while_the_controller_is_away() -> None:
     found = world(ai_route(), *pool(), available=False)
     assert not found.store.all("HTTPRoute") and "status" not in found.get("AIGatewayRoute", "llm", MODELS)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import yaml
 
 from lab.world import faults, gateways
-from lab.world.actions import Action, Apply, Delete, Patch, SetStatus, cond, owner
+from lab.world.actions import Action, Apply, CreateOnce, Delete, Patch, SetStatus, cond, owner
 from lab.world.controllers import envoy_gateway
 from lab.world.engine import Reconciler
 from lab.world.gateways import GATEWAY_API
@@ -117,10 +117,10 @@ def _derived(obj: Json, store: Store) -> Iterator[Action]:
 
     def filter_of(filter_name: str, spec: Json) -> Action:
         meta = {"name": filter_name, "namespace": space, "ownerReferences": owned}
-        return Apply(
-            {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "HTTPRouteFilter", "metadata": meta, "spec": spec},
-            MANAGER,
-        )
+        kind = "HTTPRouteFilter"
+        made: Json = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": kind, "metadata": meta, "spec": spec}
+        # Made when missing, and left alone then.
+        return CreateOnce(kind, space, filter_name, lambda: made)
 
     yield filter_of(rewrite, {"urlRewrite": {"hostname": {"type": "Backend"}}})
     yield filter_of(

@@ -283,6 +283,7 @@ def test_a_tier_is_kept_to_its_models_and_an_unknown_model_is_not_found() -> Non
     assert foreign["key_file"] == "/run/verify-abcd1234-free.key"
     unknown = case(planned, "does not exist")
     assert (unknown["expect"]["status"], unknown["repeat"], unknown["reuse"]) == ([404], 2, True)
+    assert unknown["expect"]["json"] == {"error.code": "model_not_found"}
     assert unknown["key_file"] == "/run/verify-abcd1234-pro.key"
 
 
