@@ -16,7 +16,7 @@ from ansible.template import Templar, trust_as_template
 
 from tests.contract.crds import ROOT, Definitions
 from tests.integration.apiserver import ApiServer
-from tests.unit.plugins.catalog.inventories import load
+from tests.unit.plugins.catalog.inventories import load, load_plugins
 
 # What tasks find out before they render.
 FOUND_OUT: dict[str, dict[str, Any]] = {"redis": {"__redis_secret_version": "1"}}
@@ -46,6 +46,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def templar(role: str, catalog: dict[str, Any]) -> Templar:
     """Ansible's own rendering, with the role's variables."""
+    load_plugins()
     loader = DataLoader()
     folder = ROOT / "roles" / role
     variables: dict[str, Any] = {}

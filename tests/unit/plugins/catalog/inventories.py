@@ -74,14 +74,14 @@ def write(directory: Path, changes: dict[str, str | None]) -> Path:
 
 
 @functools.cache
-def _plugins() -> None:
+def load_plugins() -> None:
     """Ansible takes this once in a process."""
     init_plugin_loader()
 
 
 def load(directory: Path, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """What the action plugin answers to an inventory."""
-    _plugins()
+    load_plugins()
     loader = DataLoader()
     inventory = InventoryManager(loader=loader, sources=[str(directory)])
     variables = VariableManager(loader=loader, inventory=inventory)
