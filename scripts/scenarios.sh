@@ -23,7 +23,7 @@ for scenario in "$@"; do
   # In the order of their names: the last ones leave another cluster. compgen does not sort.
   mapfile -t tests < <(compgen -G "tests/scenarios/test_${scenario}_*.py" | sort)
   if [ ${#tests[@]} -gt 0 ]; then
-    lab/ctl --name "$name" exec -- pytest -v -x "${tests[@]}" "${marks[@]}"
+    lab/ctl --name "$name" exec -- pytest -v -x --durations=5 "${tests[@]}" "${marks[@]}"
   fi
   lab/ctl --name "$name" down
   trap - EXIT

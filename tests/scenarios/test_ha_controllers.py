@@ -40,6 +40,13 @@ def members(host: str) -> list[str]:
     return sorted(line.split()[-1] for line in text.splitlines() if "Address:" in line)
 
 
+def test_on_empty_hosts_a_rehearsal_names_everything_and_does_nothing() -> None:
+    rehearsal = rollout("--check", "--diff")
+    assert rehearsal.mutations == [] and writes(rehearsal.begun) == []
+    assert rehearsal.said.count("install: MicroK8s is not installed") == len(hosts())
+    assert rehearsal.said.count("join the cluster of controller-01") == len(hosts()) - 1
+
+
 def test_all_join_one_after_the_other(first: Rollout) -> None:
     settled()
     controllers = hosts("controller")
