@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .host import Host, write_file
+from .units import Services
 
 PORT = 19001
 VOTER, STANDBY, SPARE = 0, 1, 2
@@ -281,8 +282,8 @@ class Daemon:
             write(self.host, wanted, version(self.host) + 1)
 
     def set_open(self, on: bool) -> None:
-        """Tell the API server's port whether the datastore answers."""
-        if on != self.open:
+        """Tell the API server's port whether the datastore answers; again when a restart of kubelite came between."""
+        if on != self.open or (on and Services(self.host).api_port_missing()):
             self.open = on
             announce(self.host, on)
 
@@ -301,8 +302,6 @@ class Daemon:
 
 
 def announce(host: Host, on: bool) -> None:
-    from .units import Services
-
     if on:
         host.quorum_file.parent.mkdir(parents=True, exist_ok=True)
         host.quorum_file.touch()

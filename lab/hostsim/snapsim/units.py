@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from .host import Host, read_json, write_file
+from .host import API_PORT, Host, read_json, write_file
 
 PROGRAM = "/usr/lib/snapsim/bin"
 LOCKS = "/var/snap/microk8s/current/var/lock"
@@ -207,6 +207,13 @@ class Services:
         """Open or close the control plane's port 16443; it is never open without the API server's process."""
         if self.real and self.host.api_url and (not up or self.active()["daemon-kubelite"]):
             self._systemctl("--no-block", "start" if up else "stop", API_PORT_UNIT, check=False)
+
+    def api_port_missing(self) -> bool:
+        """Nobody listens on the control plane's port, though this host is the face of an API server."""
+        if not self.real or not self.host.api_url:
+            return False
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        return not any(line.split()[1].endswith(f":{API_PORT:04X}") and line.split()[3] == "0A" for line in lines)
 
     def after_join(self) -> None:
         """The restarts of a worker's join, in the real order (kubelite and the proxy twice)."""
