@@ -40,6 +40,7 @@ class Tool:
     packages: dict[str, str]
     seconds: int  # on two cores with nothing cached; only ever used as a share of the whole
     variables: dict[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
     @property
     def module(self) -> Path:
@@ -48,7 +49,8 @@ class Tool:
     @property
     def flags(self) -> list[str]:
         settings = [f"-X {name}={value}" for name, value in self.variables.items()]
-        return ["-trimpath", "-mod=readonly", "-ldflags", " ".join(["-s -w", *settings])]
+        tags = [f"-tags={','.join(self.tags)}"] if self.tags else []
+        return ["-trimpath", "-mod=readonly", "-ldflags", " ".join(["-s -w", *settings]), *tags]
 
     def key(self, arch: str) -> str:
         pins = [path.read_bytes() for path in sorted(self.module.iterdir()) if path.is_file()]
@@ -110,6 +112,15 @@ TOOLSET = (
         {"helmfile": "github.com/helmfile/helmfile"},
         300,
         {"go.szostok.io/version.version": "v1.8.0"},
+    ),
+    # Prometheus 3.14.0, for the tests of alerts and of usage; without the discovery of clouds, which is most of it.
+    Tool(
+        "prometheus",
+        "v0.314.0",
+        {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
+        110,
+        {"github.com/prometheus/common/version.Version": "3.14.0"},
+        ("remove_all_sd",),
     ),
 )
 

@@ -69,7 +69,7 @@ KINDS: dict[str, Kind] = {
             "PersistentVolumeClaim:persistentvolumeclaims",
             "ServiceAccount:serviceaccounts",
         ),
-        *_kinds("apps/v1", "Deployment:deployments", "DaemonSet:daemonsets"),
+        *_kinds("apps/v1", "Deployment:deployments", "DaemonSet:daemonsets", "StatefulSet:statefulsets"),
         *_kinds("batch/v1", "Job:jobs"),
         *_kinds("discovery.k8s.io/v1", "EndpointSlice:endpointslices"),
         *_kinds("node.k8s.io/v1", "RuntimeClass:runtimeclasses", namespaced=False),
@@ -113,6 +113,7 @@ KINDS: dict[str, Kind] = {
         *_kinds("limitador.kuadrant.io/v1alpha1", "Limitador:limitadors"),
         *_kinds("operator.authorino.kuadrant.io/v1beta1", "Authorino:authorinos"),
         *_kinds("nvidia.com/v1", "ClusterPolicy:clusterpolicies", namespaced=False),
+        *_kinds("monitoring.coreos.com/v1", "Prometheus:prometheuses"),
         *_kinds("metallb.io/v1beta1", "IPAddressPool:ipaddresspools"),
     ]
 }

@@ -38,6 +38,9 @@ CRD_SOURCES = {
     "ai-gateway": ("ai_gateway", "envoy-ai-gateway-{}"),
     "kuadrant": ("kuadrant_operator", "kuadrant-operator-{}"),
     "gpu-operator": ("gpu_operator", "gpu-operator-{}"),
+    # The chart says in appVersion which operator it has.
+    "prometheus-operator": ("kube_prometheus_stack", "prometheus-operator-v0.93.1"),
+    "prometheus": ("kube_prometheus_stack", "prometheus-{}"),
 }
 BUNDLES = {
     "gateway_api": ("gateway-api", "gateway-api-{}-standard-install.yaml"),
@@ -63,6 +66,7 @@ CHART_CRDS = {
         Part("envoy-gateway", "templates", ".Values.crds.envoyGateway.enabled"),
     ),
     "kuadrant-operator": (Part("kuadrant", "templates"),),
+    "kube-prometheus-stack": (Part("prometheus-operator", "crds"), Part("prometheus", "crds")),
 }
 
 

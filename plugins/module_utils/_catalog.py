@@ -138,6 +138,7 @@ def derive(inventory: Inventory) -> Data:
             "http_port": gateway.get("http_port") or 80,
             "host_addresses": host_addresses(inventory),
         },
+        "observability": observability(shared),
         "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
         "networks": dict(NETWORKS),
         "mirrors": _mirror_ports(mirrors),
@@ -175,6 +176,22 @@ def host_addresses(inventory: Inventory) -> list[str]:
         return []
     chosen = (shared.get("tokenlabs_gateway") or {}).get("address")
     return [chosen] if chosen else [str(host.address) for host in inventory.controllers]
+
+
+def observability(shared: Mapping[str, Any]) -> Data:
+    """Which Prometheus there is, where monitors go, and by which labels it finds them."""
+    given = shared.get("tokenlabs_observability") or {}
+    mode = given.get("prometheus") or "none"
+    namespace = given.get("namespace") or "monitoring"
+    return {
+        "prometheus": mode,
+        "namespace": namespace,
+        "labels": dict(given.get("labels") or {}),
+        "url": given.get("url") or (f"http://prometheus-operated.{namespace}.svc:9090" if mode == "stack" else None),
+        "retention": given.get("retention") or "30d",
+        "storage": given.get("storage") or "20Gi",
+        "currency": shared.get("tokenlabs_currency") or "USD",
+    }
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

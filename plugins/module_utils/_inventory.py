@@ -178,6 +178,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     _versions(inventory, shared)
     _mirrors(inventory, shared)
     _images(inventory, shared)
+    _observability(inventory, shared)
     good_models = _models(inventory, collector)
     _tiers(inventory, shared, good_models)
     _tenants(inventory, collector)
@@ -667,6 +668,31 @@ def _tenants(inventory: Inventory, collector: _Collector) -> None:
         check_tenants(tenants, ("tokenlabs_tenants",), known, collector.at(None), seen, form=False)
     for file in inventory.tenant_files:
         check_tenants(file.entries, (), known, collector.in_file(file), seen, where=file.name)
+
+
+def _observability(inventory: Inventory, report: Report) -> None:
+    """Settings that would have no effect are refused: who wrote them believes in one."""
+    chosen = inventory.shared.get("tokenlabs_observability")
+    if not isinstance(chosen, Mapping):
+        return
+    mode = chosen.get("prometheus") or "none"
+    path: Path = ("tokenlabs_observability",)
+    own = {"stack": ("retention", "storage"), "existing": ("url", "labels")}
+    for needs, names in own.items():
+        for name in names:
+            if chosen.get(name) is not None and mode != needs:
+                report(
+                    (*path, name), f"has no effect with prometheus: {mode}", f"remove it, or set prometheus: {needs}"
+                )
+    if chosen.get("namespace") and mode == "none":
+        report((*path, "namespace"), "has no effect with prometheus: none", "remove it, or set prometheus: stack")
+    if mode == "existing":
+        for name, remedy in (
+            ("url", "add how pods reach it, such as http://prometheus-operated.observability.svc:9090"),
+            ("namespace", "add the namespace in which it looks for monitors and rules"),
+        ):
+            if not chosen.get(name):
+                report((*path, name), "is missing", remedy)
 
 
 def _ipv4(value: Any) -> ipaddress.IPv4Address | None:

@@ -40,6 +40,16 @@ ORIGINS = {
         "tag": "llm-d-modelservice-{version}",
         "path": "charts/llm-d-modelservice/Chart.yaml",
     },
+    "kube_prometheus_stack": {
+        "project": "prometheus-community/helm-charts",
+        "tag": "kube-prometheus-stack-{version}",
+        "path": "charts/kube-prometheus-stack/Chart.yaml",
+    },
+    "prometheus_adapter": {
+        "project": "prometheus-community/helm-charts",
+        "tag": "prometheus-adapter-{version}",
+        "path": "charts/prometheus-adapter/Chart.yaml",
+    },
     "gateway_api": {
         "project": "kubernetes-sigs/gateway-api",
         "tag": "{version}",
@@ -100,6 +110,16 @@ CHARTS = {
         "name": "llm-d-modelservice",
         "component": "modelservice",
     },
+    "kube_prometheus_stack": {
+        "repository": "https://prometheus-community.github.io/helm-charts",
+        "name": "kube-prometheus-stack",
+        "component": "kube_prometheus_stack",
+    },
+    "prometheus_adapter": {
+        "repository": "https://prometheus-community.github.io/helm-charts",
+        "name": "prometheus-adapter",
+        "component": "prometheus_adapter",
+    },
 }
 
 # YAML files that upstream publishes with a release.
@@ -155,6 +175,8 @@ CHECKSUMS = {
 
 # The tools on the controller are the same for all sets.
 _TOOLS = {"helm": "v3.19.5", "helm_diff": "v3.9.14", "helmfile": "v1.8.0"}
+# Neither depends on what else is installed.
+_MONITORING = {"kube_prometheus_stack": "88.5.3", "prometheus_adapter": "4.11.0"}
 
 # `strains` names the rules of _releases.py that a set breaks by itself, with what it costs: they warn, and refuse
 # nothing.
@@ -173,6 +195,7 @@ SETS = {
             "modelservice": "v0.4.11",
             "gateway_api": "v1.4.1",
             "inference_extension": "v1.3.0",
+            **_MONITORING,
             **_TOOLS,
         },
         "images": {
@@ -197,6 +220,7 @@ SETS = {
             "modelservice": "v0.4.11",
             "gateway_api": "v1.4.1",
             "inference_extension": "v1.3.0",
+            **_MONITORING,
             **_TOOLS,
         },
         "images": {
@@ -218,6 +242,7 @@ SETS = {
             "modelservice": "v0.4.12",
             "gateway_api": "v1.5.1",
             "inference_extension": "v1.5.0",
+            **_MONITORING,
             **_TOOLS,
         },
         "images": {

@@ -133,6 +133,8 @@ TOOL_ENGINES = ("vllm", "sglang")
 UNFORCED_ENGINES = ("sglang", "trtllm", "custom")
 # Hugging Face lets nobody download these without an account that was granted access.
 GATED = ("meta-llama/",)
+# Whose Prometheus reads the platform: nobody's, one of ours, or one that is there already.
+PROMETHEUS = ("none", "stack", "existing")
 
 # MicroK8s' own: kube-proxy's --cluster-cidr and kube-apiserver's --service-cluster-ip-range
 # (canonical/microk8s microk8s-resources/default-args at v1.35).
@@ -461,6 +463,18 @@ SHARED: dict[str, Any] = {
     "tokenlabs_namespace": Text(LABEL, LABEL_FORM),
     "tokenlabs_gateway": Record({"http_port": Number(1, 65535), "address": Text()}, what="setting"),
     "tokenlabs_loadbalancer_range": Text(),
+    "tokenlabs_observability": Record(
+        {
+            "prometheus": Text(choices=PROMETHEUS),
+            "namespace": Text(LABEL, LABEL_FORM),
+            "labels": _LABELS,
+            "url": Url(("http", "https"), "http://prometheus-operated.monitoring.svc:9090"),
+            "retention": Text(r"[1-9][0-9]*[hdwy]", "a time such as 30d"),
+            "storage": _QUANTITY,
+        },
+        what="setting",
+    ),
+    "tokenlabs_currency": Text(r"[A-Z]{3}", "a currency such as EUR"),
     "tokenlabs_hf_token": Text(
         r"(hf|api_org)_[A-Za-z0-9]{16,}", "a token of Hugging Face, in a vault file", secret=True
     ),

@@ -36,6 +36,7 @@ def definition_files(directory: Path, versions: dict[str, str]) -> list[Path]:
         f"envoy-gateway-{versions['envoy_gateway']}",
         f"envoy-ai-gateway-{versions['ai_gateway']}",
         f"kuadrant-operator-{versions['kuadrant_operator']}",
+        "prometheus-operator-v0.93.1",
     ]
     files = [file for folder in folders for file in sorted((directory / "crds" / folder).glob("*.yaml"))]
     assert len(files) >= 40, f"definitions are missing under {directory}/crds"

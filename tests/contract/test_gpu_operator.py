@@ -20,7 +20,7 @@ from tests.contract.test_roles import templar
 NFD = "node-feature-discovery"
 TAINT = {"key": "example.com/reserved", "value": "yes", "effect": "NoExecute"}
 TOLERATED = {"key": "example.com/reserved", "operator": "Exists", "effect": "NoExecute"}
-NAMES = ("plain", "operator's toolkit", "cdi", "prometheus", "slots", "taints")
+NAMES = ("plain", "operator's toolkit", "cdi", "slots", "taints")
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -32,7 +32,6 @@ def values(
     *sparks: dict[str, Any],
     toolkit: str = "host",
     cdi: bool = False,
-    prometheus: bool = False,
     controller_taints: tuple[dict[str, str], ...] = (),
 ) -> dict[str, Any]:
     nodes = [{"name": "controller", "gpu": False, "gpu_slots": 0, "taints": list(controller_taints)}, *sparks]
@@ -42,7 +41,6 @@ def values(
         "charts": {"gpu_operator": {}},
     }
     found = templar("gpu_operator", catalog)
-    found.available_variables["__gpu_operator_monitors"] = {"resources": [{}] if prometheus else []}
     return found.template(trust_as_template("{{ __gpu_operator_all_values }}"))
 
 
@@ -53,7 +51,6 @@ def variants() -> dict[str, dict[str, Any]]:
         "plain": values(spark("a"), spark("b")),
         "operator's toolkit": values(spark("a"), toolkit="operator"),
         "cdi": values(spark("a"), cdi=True),
-        "prometheus": values(spark("a"), prometheus=True),
         "slots": values(spark("a", 2), spark("b", 4), spark("c")),
         "taints": values(
             spark("a", 1, (TAINT, {"key": "nvidia.com/gpu", "effect": "NoSchedule"})), controller_taints=(TAINT,)
@@ -159,7 +156,6 @@ def test_the_operators_toolkit_is_told_of_microk8s(rendered: dict[str, list[dict
 
 def test_switches_arrive(rendered: dict[str, list[dict[str, Any]]]) -> None:
     assert policy(rendered["cdi"])["cdi"]["enabled"] is True
-    assert policy(rendered["prometheus"])["dcgmExporter"]["serviceMonitor"]["enabled"] is True
 
 
 def test_slots_are_configurations_of_the_device_plugin(rendered: dict[str, list[dict[str, Any]]]) -> None:

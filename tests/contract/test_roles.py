@@ -23,7 +23,7 @@ FOUND_OUT: dict[str, dict[str, Any]] = {"redis": {"__redis_secret_version": "1"}
 # Charts whose values are a role's variables: role, variable, chart in the catalog.
 VALUES = [
     ("envoy_gateway", "__envoy_gateway_values", "envoy_gateway"),
-    ("ai_gateway", "ai_gateway_values", "ai_gateway"),
+    ("ai_gateway", "__ai_gateway_values", "ai_gateway"),
 ]
 OBJECTS = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/templates/objects.yaml.j2"))
 DEFINED = sorted(

@@ -25,7 +25,7 @@ def pinned(tool: build.Tool) -> str:
 def test_the_version_is_the_one_in_go_mod(tool: build.Tool) -> None:
     modules = {"kubernetes": "k8s.io/kubernetes", "kwok": "sigs.k8s.io/kwok", "helm": "helm.sh/helm/v3"}
     modules |= {"etcd": "go.etcd.io/etcd/server/v3", "helmfile": "github.com/helmfile/helmfile"}
-    modules |= {"helm-diff": "github.com/databus23/helm-diff/v3"}
+    modules |= {"helm-diff": "github.com/databus23/helm-diff/v3", "prometheus": "github.com/prometheus/prometheus"}
     assert f"{modules[tool.name]} {tool.version}" in pinned(tool)
 
 

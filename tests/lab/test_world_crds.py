@@ -20,7 +20,7 @@ from tests.lab.netlab import upstream_dir
 
 TABLES = sorted(path.stem for path in crdgen.TABLES.glob("*.yaml"))
 # Kinds that stand-in charts bring and that are not among upstream's stored definitions.
-OURS_ALONE = {"gpu-operator"}
+OURS_ALONE = {"gpu-operator", "prometheus"}
 
 
 @pytest.fixture(scope="module", params=["condensed", "upstream"])

@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from lab.world.controllers import ai_gateway, envoy_gateway, envoy_policies, gpu_operator, kuadrant, kubelet, microk8s
+from lab.world.controllers import (
+    ai_gateway,
+    envoy_gateway,
+    envoy_policies,
+    gpu_operator,
+    kuadrant,
+    kubelet,
+    microk8s,
+    prometheus,
+)
 from lab.world.engine import Reconciler
 
 # Order matters only for speed: what others wait for comes first.
@@ -15,4 +24,5 @@ RECONCILERS: list[Reconciler] = [
     *ai_gateway.RECONCILERS,
     *kuadrant.RECONCILERS,
     *envoy_policies.RECONCILERS,
+    *prometheus.RECONCILERS,
 ]

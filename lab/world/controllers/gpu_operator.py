@@ -39,13 +39,14 @@ class Operand:
         return bool((spec.get(self.switch) or {}).get("enabled", self.default)) if self.switch else True
 
 
+EXPORTER = "nvidia-dcgm-exporter"
 OPERANDS = (
     Operand("nvidia-driver-daemonset", "driver", "driver", runtime=False),
     Operand("nvidia-container-toolkit-daemonset", "toolkit", "container-toolkit", runtime=False),
     Operand("nvidia-operator-validator", "", "operator-validator"),
     Operand("nvidia-device-plugin-daemonset", "devicePlugin", "device-plugin"),
     Operand("gpu-feature-discovery", "gfd", "gpu-feature-discovery"),
-    Operand("nvidia-dcgm-exporter", "dcgmExporter", "dcgm-exporter"),
+    Operand(EXPORTER, "dcgmExporter", "dcgm-exporter"),
 )
 
 
@@ -97,6 +98,8 @@ def cluster_policy(obj: Json, store: Store) -> Iterator[Action]:
     for operand in OPERANDS:
         if operand.on(spec):
             yield Apply(_daemon_set(operand, obj, space), MANAGER)
+            if operand.name == EXPORTER:
+                yield Apply(_exporter(obj, space), MANAGER)
         elif found := store.get("DaemonSet", space, operand.name):
             yield Delete(found)
     waiting = [operand.name for operand in OPERANDS if operand.on(spec) and not _rolled_out(operand, space, store)]
@@ -127,6 +130,20 @@ def _allocatable(node: Json) -> int:
     return int(have.get(RESOURCE, 0)) + int(have.get(f"{RESOURCE}.shared", 0))
 
 
+def _exporter(policy: Json, space: str) -> Json:
+    """The Service of the GPUs' metrics."""
+    marks = {"app": EXPORTER}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": EXPORTER, "namespace": space, "labels": marks, "ownerReferences": [owner(policy)]},
+        "spec": {
+            "selector": marks,
+            "ports": [{"name": "gpu-metrics", "port": 9400, "protocol": "TCP", "targetPort": 9400}],
+        },
+    }
+
+
 def _daemon_set(operand: Operand, policy: Json, space: str) -> Json:
     spec, marks = policy.get("spec") or {}, {"app": operand.name}
     daemons = spec.get("daemonsets") or {}
@@ -141,6 +158,8 @@ def _daemon_set(operand: Operand, policy: Json, space: str) -> Json:
         "priorityClassName": daemons.get("priorityClassName", "system-node-critical"),
         "containers": [{"name": operand.name, "image": reference}],
     }
+    if operand.name == EXPORTER:
+        pod["containers"][0]["ports"] = [{"name": "metrics", "containerPort": 9400, "protocol": "TCP"}]
     if operand.runtime:
         pod["runtimeClassName"] = (spec.get("operator") or {}).get("runtimeClass", "nvidia")
     config = ((spec.get("devicePlugin") or {}).get("config") or {}).get("name")

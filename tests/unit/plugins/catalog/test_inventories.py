@@ -279,6 +279,35 @@ CASES = [
         {MAIN: "tokenlabs_checksums: \"{{ lookup('ansible.builtin.file', '/nowhere/sums.json') | from_json }}\"\n"},
         [(f"{MAIN}:1: tokenlabs_checksums reads the file /nowhere/sums.json, which does not exist", "create")],
     ),
+    # observability
+    Case(
+        "a Prometheus that there is not",
+        {MAIN: "tokenlabs_observability: {prometheus: stak}\n"},
+        [(f"{MAIN}:1: tokenlabs_observability.prometheus cannot be 'stak'", "did you mean stack?")],
+    ),
+    Case(
+        "settings of Prometheus without effect",
+        {MAIN: "tokenlabs_observability: {retention: 30d, url: http://x:9090, namespace: mon}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_observability.namespace has no effect with prometheus: none", "stack"),
+            (f"{MAIN}:1: tokenlabs_observability.retention has no effect with prometheus: none", "stack"),
+            (f"{MAIN}:1: tokenlabs_observability.url has no effect with prometheus: none", "existing"),
+        ],
+    ),
+    Case(
+        "a Prometheus of others that nobody could find",
+        {MAIN: "tokenlabs_observability: {prometheus: existing, storage: 5Gi}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_observability.namespace is missing", "monitors and rules"),
+            (f"{MAIN}:1: tokenlabs_observability.storage has no effect with prometheus: existing", "stack"),
+            (f"{MAIN}:1: tokenlabs_observability.url is missing", "prometheus-operated"),
+        ],
+    ),
+    Case(
+        "a currency that is none",
+        {MAIN: "tokenlabs_currency: euro\n"},
+        [(f"{MAIN}:1: tokenlabs_currency is 'euro', not of the right form", "EUR")],
+    ),
     # release sets
     Case(
         "an unknown release",
