@@ -116,7 +116,7 @@ def test_a_change_that_is_killed_before_it_is_proven(inventory: Inventory, mende
     eventually(f"{SPARK} is NotReady", lambda: not ready(nodes().get(SPARK)))
     if not mended:
         result = rollout(*broken, "-e", "microk8s_restart_timeout=50", code=1)
-        assert f"{SPARK} did not get through the change of its configuration, which was taken back" in result.text
+        assert f"{SPARK} did not get through the change of its configuration, which was taken back" in result.said
         only_failed(result, SPARK)
     else:
         rollout()
@@ -157,7 +157,7 @@ def test_a_clock_that_nothing_keeps_right_is_named() -> None:
     on(SPARK, "mv /usr/lib/systemd/ntp-units.d /usr/lib/systemd/ntp-units.away; systemctl restart systemd-timedated")
     try:
         result = rollout(code=1)
-        assert f"{SPARK}: nothing keeps its clock right: install systemd-timesyncd or chrony" in result.text
+        assert f"{SPARK}: nothing keeps its clock right: install systemd-timesyncd or chrony" in result.said
         only_failed(result, SPARK)
     finally:
         on(
@@ -191,7 +191,7 @@ def test_one_gpu_that_cannot_be_used_is_named_and_stops_nobody() -> None:
     on(SPARK, "snap restart microk8s.daemon-kubelite")
     eventually("the GPU is gone", lambda: node()["status"]["allocatable"].get("nvidia.com/gpu", "0") == "0")
     result = rollout("-e", "gpu_operator_timeout=40", code=1)
-    assert f"The GPU of {SPARK} cannot be used: " in result.text
+    assert f"The GPU of {SPARK} cannot be used: " in result.said
     assert "Say what is waited for" in result.text
     only_failed(result, SPARK)
     lab("fault", "clear")
@@ -215,7 +215,7 @@ def test_a_runtime_of_somebody_else_is_named() -> None:
     keep = on(SPARK, f"cp -p {TEMPLATE} /root/template; cat {TEMPLATE}")
     on(SPARK, f"sed -i s/TOKENLABS/MINE/ {TEMPLATE}; sed -i s,/usr/bin/nvidia-container-runtime,/opt/other, {TEMPLATE}")
     result = rollout(code=1)
-    assert f"{SPARK}: containerd" in result.text and "has a runtime nvidia that runs /opt/other" in result.text
+    assert f"{SPARK}: containerd" in result.said and "has a runtime nvidia that runs /opt/other" in result.said
     only_failed(result, SPARK)
     assert result.mutations == []
     on(SPARK, f"mv /root/template {TEMPLATE}")
@@ -235,7 +235,7 @@ def test_the_operators_toolkit_and_back(inventory: Inventory) -> None:
     nothing_to_do(*other)
 
     result = rollout(code=1)
-    assert f"{drop_in}, which containerd" in result.text and "tokenlabs_gpu_toolkit" in result.text
+    assert f"{drop_in}, which containerd" in result.said and "tokenlabs_gpu_toolkit" in result.said
     only_failed(result, "spark-01", SPARK)
     there = f"test -e {drop_in} && echo there || true"
     eventually(
