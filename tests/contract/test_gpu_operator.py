@@ -44,6 +44,12 @@ def values(
     return found.template(trust_as_template("{{ __gpu_operator_all_values }}"))
 
 
+def test_without_gpus_nothing_is_waited_for() -> None:
+    found = templar("gpu_operator", {"nodes": {"controller": {"name": "controller", "gpu": False}}, "gpu": {}})
+    found.available_variables["ansible_play_hosts"] = ["controller"]
+    assert found.template(trust_as_template("{{ __gpu_operator_objects }}")) == []
+
+
 @pytest.fixture(scope="module")
 def variants() -> dict[str, dict[str, Any]]:
     init_plugin_loader()
