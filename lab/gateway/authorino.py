@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
+from . import jwt
 from .expressions import ExpressionError, Scope, query_map, select, text_of
 from .model import AuthRules, Credentials, Denial, Identity, Pattern, RequestView, Success, ValueSource
 from .objects import Name, Object, labels_of, matches_labels, name_of
@@ -239,7 +240,7 @@ def _with_extras(identity: Identity, obj: Mapping[str, Any], scope: Scope) -> di
 
 
 def _identify(
-    rules: AuthRules, request: RequestView, scope: Scope, rings: KeyRings
+    rules: AuthRules, request: RequestView, scope: Scope, rings: KeyRings, issuers: jwt.Issuers
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """The first identity that accepts the request, or each one's reason to refuse it."""
     reasons: dict[str, str] = {}
@@ -258,6 +259,16 @@ def _identify(
                 reasons[identity.name] = "the API Key provided is invalid"
                 continue
             found = secret
+        elif identity.kind == "jwt":
+            credential = credential_in(request, identity.credentials)
+            if credential is None:
+                reasons[identity.name] = "credential not found"
+                continue
+            try:
+                found = issuers.claims(identity.issuer, credential)
+            except jwt.Refused as error:
+                reasons[identity.name] = str(error)
+                continue
         else:
             reasons[identity.name] = "credential not found"
             continue
@@ -296,10 +307,10 @@ def applies(rules: AuthRules, request: RequestView, peer: str) -> bool:
     return not rules.when or patterns_hold(rules.when, Scope(request_variables(request, peer)))
 
 
-def check(rules: AuthRules, request: RequestView, peer: str, rings: KeyRings) -> Verdict:
+def check(rules: AuthRules, request: RequestView, peer: str, rings: KeyRings, issuers: jwt.Issuers) -> Verdict:
     """Identity, authorisation, response; as Authorino goes through its phases."""
     scope = Scope(request_variables(request, peer))
-    identity, reasons = _identify(rules, request, scope, rings)
+    identity, reasons = _identify(rules, request, scope, rings, issuers)
     if identity is None:
         reason = next(iter(reasons.values())) if len(reasons) == 1 else json.dumps(reasons, separators=(",", ":"))
         challenge = [

@@ -11,6 +11,8 @@ from .envoygateway import available
 from .model import KuadrantState, Storage
 from .objects import Name, Object, Snapshot, labels_of, matches_labels, name_of
 
+OPERATOR = "kuadrant-operator-controller-manager"
+
 
 def _pods_of(snapshot: Snapshot, namespace: str, deployment: str) -> frozenset[str]:
     obj = snapshot.get("Deployment", namespace, deployment)
@@ -61,5 +63,13 @@ def kuadrant_state(snapshot: Snapshot) -> tuple[KuadrantState, set[Name]]:
             limitador_available=available(snapshot, namespace, f"limitador-{name}"),
             limitador_headers=(limitador.get("spec") or {}).get("rateLimitHeaders") == "DRAFT_VERSION_03",
             storage=storage,
+        )
+    for namespace in {name_of(kuadrant)[0] for kuadrant in snapshot.all("Kuadrant")}:
+        operator = snapshot.get("Deployment", namespace, OPERATOR) or {}
+        env = (operator.get("spec") or {}).get("env") or {}
+        state = replace(
+            state,
+            requests_closed=env.get("RATELIMIT_SERVICE_FAILURE_MODE") == "deny",
+            tokens_closed=env.get("RATELIMIT_CHECK_SERVICE_FAILURE_MODE") == "deny",
         )
     return state, secrets

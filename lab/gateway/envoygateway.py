@@ -12,7 +12,7 @@ import yaml
 
 from .endpoints import age, duration, quantity, resolve, secret_value
 from .limits import UNITS
-from .model import ClientSettings, GlobalLimits, GlobalRule, HeaderSelector, RateLimitService
+from .model import ClientSettings, Cors, GlobalLimits, GlobalRule, HeaderSelector, Override, RateLimitService
 from .objects import ENVOY_GATEWAY_CONFIG, ENVOY_GATEWAY_NAMESPACE, Name, Object, Snapshot, condition, name_of
 from .routerules import match_of
 
@@ -128,6 +128,7 @@ def rate_limit_service(snapshot: Snapshot) -> tuple[RateLimitService | None, set
         timeout=duration(spec.get("timeout"), 0.02),
         fail_closed=bool(spec.get("failClosed")),
         available=available(snapshot, ENVOY_GATEWAY_NAMESPACE, "envoy-ratelimit"),
+        tls="tls" in spec["backend"]["redis"],
     )
     return service, secrets
 
@@ -163,15 +164,58 @@ def _global_rule(spec: Mapping[str, Any], descriptor: str) -> GlobalRule:
     )
 
 
-def traffic_policy(snapshot: Snapshot, gateway: Name, route: Name, rule: str | None, listener: str) -> Object | None:
-    """The most specific BackendTrafficPolicy: the rule's, the route's, the listener's, the Gateway's."""
+def most_specific(
+    snapshot: Snapshot, of: str, gateway: Name, route: Name, rule: str | None, listener: str
+) -> Object | None:
+    """The most specific policy of a kind: the rule's, the route's, the listener's, the Gateway's. None is merged."""
     places: list[tuple[str, Name, str | None]] = [("HTTPRoute", route, rule)] if rule else []
     places += [("HTTPRoute", route, None), ("Gateway", gateway, listener), ("Gateway", gateway, None)]
     for kind, name, section in places:
-        for policy in attached(snapshot, "BackendTrafficPolicy", kind, name, section):
+        for policy in attached(snapshot, of, kind, name, section):
             if not _refused(policy, "Accepted"):
                 return policy
     return None
+
+
+def cors_of(policy: Object | None) -> Cors | None:
+    """A SecurityPolicy's part about browsers. A star in an origin stands for anything."""
+    spec = ((policy or {}).get("spec") or {}).get("cors")
+    if not spec:
+        return None
+    told = {
+        "access-control-allow-methods": ", ".join(spec.get("allowMethods") or []),
+        "access-control-allow-headers": ", ".join(spec.get("allowHeaders") or []),
+        "access-control-max-age": str(int(duration(spec["maxAge"], 0))) if spec.get("maxAge") else "",
+    }
+    return Cors(
+        tuple(re.compile(re.escape(item).replace(r"\*", ".*")) for item in spec.get("allowOrigins") or []),
+        tuple((name, value) for name, value in told.items() if value),
+        ", ".join(spec.get("exposeHeaders") or []),
+    )
+
+
+def _statuses(match: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    for item in match.get("statusCodes") or []:
+        if item.get("type") == "Range":
+            yield item["range"]["start"], item["range"]["end"]
+        else:
+            yield item["value"], item["value"]
+
+
+def overrides_of(policy: Object | None) -> tuple[Override, ...]:
+    """Answers that Envoy makes anew. Redirections and bodies in ConfigMaps are not modelled."""
+    found = []
+    for rule in ((policy or {}).get("spec") or {}).get("responseOverride") or []:
+        response = rule.get("response")
+        if response is None:
+            continue
+        changes = response.get("header") or {}
+        headers = [(item["name"].lower(), item["value"]) for key in ("set", "add") for item in changes.get(key) or []]
+        if response.get("contentType"):
+            headers.insert(0, ("content-type", response["contentType"]))
+        body = (response.get("body") or {}).get("inline") or ""
+        found.append(Override(tuple(_statuses(rule["match"])), response.get("statusCode"), tuple(headers), body))
+    return tuple(found)
 
 
 def global_limits(policy: Object, domain: str, route_match: str) -> GlobalLimits | None:

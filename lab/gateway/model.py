@@ -80,6 +80,25 @@ class DirectResponse:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Cors:
+    """Which pages may send requests, and what their browsers are told before they do."""
+
+    origins: tuple[re.Pattern[str], ...]
+    preflight: tuple[tuple[str, str], ...]
+    exposed: str = ""
+
+
+@dataclass(frozen=True)
+class Override:
+    """An answer that is made anew when it has one of these statuses."""
+
+    statuses: tuple[tuple[int, int], ...]
+    status: int | None
+    headers: tuple[tuple[str, str], ...]
+    body: str
+
+
 class Target(Enum):
     SERVICE = "Service"
     POOL = "InferencePool"
@@ -153,7 +172,7 @@ class Credentials:
 @dataclass(frozen=True)
 class Identity:
     name: str
-    kind: str  # api_key, anonymous, unsupported
+    kind: str  # api_key, jwt, anonymous, unsupported
     credentials: Credentials = Credentials()
     selector: Mapping[str, Any] = field(default_factory=dict)
     all_namespaces: bool = False
@@ -161,6 +180,7 @@ class Identity:
     defaults: tuple[tuple[str, ValueSource], ...] = ()
     overrides: tuple[tuple[str, ValueSource], ...] = ()
     priority: int = 0
+    issuer: str = ""
 
 
 @dataclass(frozen=True)
@@ -291,6 +311,7 @@ class RateLimitService:
     timeout: float
     fail_closed: bool
     available: bool
+    tls: bool = False
 
 
 # --- Routes and listeners -------------------------------------------------------------------------
@@ -315,6 +336,8 @@ class RouteEntry:
     credential: tuple[str, str, bool] | None = None
     limits: GlobalLimits | None = None
     wasm: bool = True
+    cors: Cors | None = None
+    overrides: tuple[Override, ...] = ()
 
     @property
     def label(self) -> str:
@@ -381,6 +404,9 @@ class KuadrantState:
     authorino_pods: frozenset[str] = frozenset()
     limitador_available: bool = False
     limitador_headers: bool = False
+    # What the operator has the filter do while Limitador does not answer, for requests and for tokens.
+    requests_closed: bool = False
+    tokens_closed: bool = False
     storage: Storage = Storage()
 
 

@@ -38,6 +38,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("BackendTrafficPolicy", _EG, "backendtrafficpolicies", "v1alpha1"),
     _kind("ClientTrafficPolicy", _EG, "clienttrafficpolicies", "v1alpha1"),
     _kind("EnvoyExtensionPolicy", _EG, "envoyextensionpolicies", "v1alpha1"),
+    _kind("SecurityPolicy", _EG, "securitypolicies", "v1alpha1"),
     _kind("EnvoyPatchPolicy", _EG, "envoypatchpolicies", "v1alpha1"),
     _kind("AuthPolicy", _KUADRANT, "authpolicies", "v1"),
     _kind("RateLimitPolicy", _KUADRANT, "ratelimitpolicies", "v1"),
@@ -126,6 +127,9 @@ def trimmed(kind: str, obj: Object) -> Object:
     elif kind == "Deployment":
         spec = obj.get("spec") or {}
         kept["spec"] = {"selector": spec.get("selector") or {}, "replicas": spec.get("replicas", 1)}
+        containers = ((spec.get("template") or {}).get("spec") or {}).get("containers") or []
+        env = [item for container in containers for item in container.get("env") or []]
+        kept["spec"]["env"] = {item["name"]: item["value"] for item in env if "value" in item}
         kept["status"] = {"availableReplicas": (obj.get("status") or {}).get("availableReplicas", 0)}
     else:
         kept.update({key: value for key, value in obj.items() if key not in ("metadata", "apiVersion", "kind")})

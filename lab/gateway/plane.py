@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import aigateway, authorino, limits
+from . import aigateway, authorino, jwt, limits
 from .aigateway import MODEL_HEADER, UsageReader
 from .counters import Counter, MemoryStore, RedisStore, Store, Unavailable, WindowStore
 from .expressions import ExpressionError, Scope
@@ -82,6 +83,7 @@ class Journey:
     stream: bool = False
     answered: bool = False  # the client has the head of a backend's response
     response_headers: Headers = field(default_factory=list)
+    cors_headers: Headers = field(default_factory=list)
     token_limits: LimitSet | None = None
     token_matches: tuple[tuple[str, tuple[Counter, ...]], ...] = ()
 
@@ -127,6 +129,15 @@ def _direct(response: DirectResponse) -> Reply:
     return Reply(response.status, [*headers, *response.headers], response.body)
 
 
+def formatted(text: str, headers: Headers) -> str:
+    """Envoy's %RESP(NAME)%: the first value of a header of the answer that is replaced, or a dash."""
+
+    def value(found: re.Match[str]) -> str:
+        return next((content for name, content in headers if name == found[1].lower()), "-")
+
+    return re.sub(r"%RESP\(([A-Za-z0-9-]+)\)%", value, text)
+
+
 def redirect_location(spec: Mapping[str, Any], request: RequestView, entry: RouteEntry, scheme: str) -> str:
     path = spec.get("path") or {}
     target = request.path
@@ -151,6 +162,7 @@ class Plane:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, recovery_scale: float = 1.0) -> None:
         self.config = Config()
         self.rings = authorino.KeyRings()
+        self.issuers = jwt.Issuers()
         self.memory = MemoryStore()
         self.inflight: Tally[Address] = Tally()
         self.bursts = 0
@@ -164,6 +176,9 @@ class Plane:
         """Take a new configuration over."""
         state = config.kuadrant
         self.rings.configure(config.auth_rules, state.authorino_namespace, secrets, state.authorino_pods)
+        await self.issuers.configure(
+            {item.issuer for rule in config.auth_rules for item in rule.identities if item.kind == "jwt"}
+        )
         self._auth.note(state.authorino_available)
         self._limitador.note(state.limitador_available)
         pods = state.storage.generation
@@ -215,7 +230,7 @@ class Plane:
         key = self._service_key(service)
         if not service.available or key is None:
             raise Unavailable("the rate limit service")
-        store = self._redis(key, "redis://", password=service.password or None)
+        store = self._redis(key, "rediss://" if service.tls else "redis://", password=service.password or None)
         return WindowStore(store)
 
     # --- the way in ---
@@ -232,13 +247,13 @@ class Plane:
         if entry is None:
             return Reply(404)
         journey = Journey(port, entry, request, inbound, list(inbound.headers), None)
-        if entry.ai is not None:
+        reply = self._cors(journey)
+        if reply is None and entry.ai is not None:
             reply = await self._ai_gateway(journey)
-            if reply is not None:
-                return reply
-        reply = await self._kuadrant(journey)
+        if reply is None:
+            reply = await self._kuadrant(journey)
         if reply is not None:
-            return reply
+            return self.finished(journey, reply)
         reply = await self._global_limits(journey) or self._local(journey)
         if reply is None:
             if journey.body is None and inbound.has_body:
@@ -247,6 +262,19 @@ class Plane:
                     return _plain(413, _TOO_LARGE)
             return journey
         return await self.answer_locally(journey, reply)
+
+    @staticmethod
+    def _cors(journey: Journey) -> Reply | None:
+        """Envoy's CORS filter: it answers what a browser asks beforehand, and marks all other answers to its pages."""
+        cors, origin = journey.entry.cors, journey.request.headers.get("origin", "")
+        if cors is None or not any(pattern.fullmatch(origin) for pattern in cors.origins):
+            return None
+        journey.cors_headers = [("access-control-allow-origin", origin)]
+        if journey.request.method == "OPTIONS" and "access-control-request-method" in journey.request.headers:
+            return Reply(200, list(cors.preflight))
+        if cors.exposed:
+            journey.cors_headers.append(("access-control-expose-headers", cors.exposed))
+        return None
 
     async def _ai_gateway(self, journey: Journey) -> Reply | None:
         """The AI gateway's filter. It answers some requests itself: nobody has looked at a key by then."""
@@ -291,7 +319,7 @@ class Plane:
             if authorino.applies(rules, journey.request, peer):
                 if not wasm.auth_cluster or not self._auth.usable:
                     return _plain(500, "Internal Server Error.\n")
-                verdict = authorino.check(rules, journey.request, peer, self.rings)
+                verdict = authorino.check(rules, journey.request, peer, self.rings, self.issuers)
                 if not verdict.allowed:
                     headers = list(verdict.headers)
                     if verdict.body and not any(name == "content-type" for name, _ in headers):
@@ -317,7 +345,7 @@ class Plane:
         try:
             allowed, states = await self._counters().check_and_add(counters, 1)
         except Unavailable:
-            return None
+            return _plain(500, "Internal Server Error.\n") if self.config.kuadrant.requests_closed else None
         headers = limits.limitador_headers(states) if self.config.kuadrant.limitador_headers else []
         if not allowed:
             return Reply(429, [("content-type", "text/plain"), *headers], _LIMITED)
@@ -342,7 +370,7 @@ class Plane:
         try:
             states = await self._counters().read(found[0][1])
         except Unavailable:
-            return None
+            return _plain(500, "Internal Server Error.\n") if self.config.kuadrant.tokens_closed else None
         if any(state.value > state.counter.maximum for state in states):
             return Reply(429, [("content-type", "text/plain")], _LIMITED)
         return None
@@ -386,6 +414,24 @@ class Plane:
         reader.feed(reply.body)
         reader.finish()
         reply.hang = await self.settle(journey, reader, reply.status)
+        return self.finished(journey, reply)
+
+    @staticmethod
+    def overridden(journey: Journey, status: int, headers: Headers) -> Reply | None:
+        """The answer in place of one with this status: made anew and sent past all other filters, so none of its
+        headers is left, nor what CORS would add."""
+        for override in journey.entry.overrides:
+            if any(low <= status <= high for low, high in override.statuses):
+                body = formatted(override.body, headers)
+                return Reply(override.status or status, list(override.headers), body.encode())
+        return None
+
+    def finished(self, journey: Journey, reply: Reply) -> Reply:
+        """An answer of our own after the outermost filters."""
+        other = self.overridden(journey, reply.status, reply.headers)
+        if other is not None:
+            return other
+        reply.headers += journey.cors_headers
         return reply
 
     async def settle(self, journey: Journey, reader: UsageReader, status: int) -> bool:
@@ -492,4 +538,4 @@ def answered_headers(journey: Journey, headers: Headers) -> Headers:
     changes = journey.entry.response_headers
     kept = [pair for pair in headers if pair[0] not in ("connection", "keep-alive", "transfer-encoding")]
     kept = [pair for pair in overwritten(kept, changes.set) if pair[0] not in changes.remove]
-    return [*kept, *changes.add, *journey.response_headers]
+    return [*kept, *changes.add, *journey.response_headers, *journey.cors_headers]

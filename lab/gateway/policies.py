@@ -193,7 +193,8 @@ def _credentials(spec: Mapping[str, Any] | None) -> Credentials:
 
 
 def _identity(name: str, spec: Mapping[str, Any], named: Mapping[str, Any]) -> Identity:
-    kind = "api_key" if "apiKey" in spec else "anonymous" if "anonymous" in spec else "unsupported"
+    kinds = {"apiKey": "api_key", "jwt": "jwt", "anonymous": "anonymous"}
+    kind = next((kinds[key] for key in kinds if key in spec), "unsupported")
     api_key = spec.get("apiKey") or {}
     return Identity(
         name=name,
@@ -205,6 +206,7 @@ def _identity(name: str, spec: Mapping[str, Any], named: Mapping[str, Any]) -> I
         defaults=tuple((key, _source(value)) for key, value in (spec.get("defaults") or {}).items()),
         overrides=tuple((key, _source(value)) for key, value in (spec.get("overrides") or {}).items()),
         priority=spec.get("priority", 0),
+        issuer=(spec.get("jwt") or {}).get("issuerUrl") or "",
     )
 
 

@@ -181,6 +181,9 @@ class Proxy:
         self, request: web.BaseRequest, journey: Journey, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         headers = answered_headers(journey, _lower(answer.raw_headers))
+        other = self.plane.overridden(journey, answer.status, headers)
+        if other is not None:
+            return await self._send(request, other)
         if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
             return await self._relay_whole(request, journey, answer, headers)
         return await self._relay_stream(request, journey, answer, headers)

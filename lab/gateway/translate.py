@@ -12,11 +12,13 @@ from .endpoints import age, duration, secret_value, service_addresses
 from .envoygateway import (
     attached,
     client_settings,
+    cors_of,
     envoy_gateway_document,
     global_limits,
+    most_specific,
+    overrides_of,
     patched,
     rate_limit_service,
-    traffic_policy,
     wasm_on_gateway,
 )
 from .model import ActionSet, Address, AiRoute, AuthRules, Config, Match, PortConfig, RouteEntry, WasmFilter
@@ -160,9 +162,12 @@ class _Builder:
         name = name_of(route)
         ai = ai_route(self.snapshot, name) if self.ai_active else None
         for index, rule in enumerate(spec.get("rules") or [{}]):
-            policy = traffic_policy(self.snapshot, self.name, name, rule.get("name"), listener.name)
+            where = (self.name, name, rule.get("name"), listener.name)
+            policy = most_specific(self.snapshot, "BackendTrafficPolicy", *where)
+            cors = cors_of(most_specific(self.snapshot, "SecurityPolicy", *where))
             for position, match in enumerate(rule.get("matches") or [{}]):
                 entry = self._entry(name, index, position, rule, match_of(match), ai)
+                entry = replace(entry, cors=cors, overrides=overrides_of(policy))
                 entry = self._limited(entry, policy, listener)
                 for host in hosts:
                     self.entries[listener.port].setdefault(host, []).append(entry)

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive, summarize
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import file_order, remarks, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
+    Problem,
+    file_order,
+    remarks,
+    validate,
+)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import path_text
+from ansible_collections.tokenlabs.platform.plugins.plugin_utils._certificates import problem_of
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._reader import Reader
 
 
@@ -49,10 +57,25 @@ class ActionModule(ActionBase):
         if problems:
             return {"failed": True, "changed": False, "msg": _message([str(problem) for problem in problems])}
         catalog = derive(inventory)
+        tls = catalog["gateway"]["tls"] or {}
+        if "certificate" in tls and (found := self._certificate(tls)):
+            path = ("tokenlabs_gateway", "tls", found[0])
+            problem = Problem(reader.locate(None, path), path_text(path), *found[1:])
+            return {"failed": True, "changed": False, "msg": _message([str(problem)])}
         in_files = [tenant for file in inventory.tenant_files for tenant in file.entries]
         tenants = [*(inventory.shared.get("tokenlabs_tenants") or []), *in_files]
         summary = summarize(catalog, tenants, remarks(inventory, reader.locate))
         return {"changed": False, "catalog": catalog, "summary": summary}
+
+    def _certificate(self, tls: dict[str, Any]) -> tuple[str, str, str] | None:
+        """What is wrong with the gateway's certificate and key; a vault-encrypted file is read like any other."""
+        files = {}
+        for what in ("certificate", "key"):
+            try:
+                files[what] = self._loader.get_real_file(tls[what])
+            except AnsibleError:
+                return what, f"names {tls[what]}, which cannot be read", "create it beside the inventory"
+        return problem_of(**files)
 
 
 def _message(problems: list[str]) -> str:

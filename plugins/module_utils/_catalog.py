@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._gateway import derive_gateway, derive_redis
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
     Host,
     Inventory,
@@ -38,8 +39,6 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._releases impor
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import NETWORKS
 
 NAMESPACE = "token-labs"
-GATEWAY = "token-labs-gateway"
-GATEWAY_CLASS = "eg"
 HF_SECRET = "hf-token"
 MODEL_PORT = 8000
 MODEL_CACHE = "/var/lib/tokenlabs/models"
@@ -100,7 +99,6 @@ def derive(inventory: Inventory) -> Data:
     models = _models(inventory)
     charts = _charts(shared, versions, mirrors)
     images = {**release.images, **(shared.get("tokenlabs_images") or {})}
-    gateway = shared.get("tokenlabs_gateway") or {}
     return {
         "release": {
             "name": release.name,
@@ -131,13 +129,12 @@ def derive(inventory: Inventory) -> Data:
         "hf_secret": hf_secret,
         "helmfile": _helmfile(models, charts, image_parts(images["epp"]), namespace, hf_secret),
         "gateway": {
-            "name": GATEWAY,
-            "namespace": namespace,
-            "class": GATEWAY_CLASS,
-            "address": gateway.get("address"),
-            "http_port": gateway.get("http_port") or 80,
+            **derive_gateway(shared, namespace, inventory.directory),
             "host_addresses": host_addresses(inventory),
         },
+        "redis": derive_redis(shared),
+        "limits_unavailable": shared.get("tokenlabs_limits_unavailable") or "allow",
+        "oidc": dict(shared["tokenlabs_oidc"]) if shared.get("tokenlabs_oidc") else None,
         "observability": observability(shared),
         "loadbalancer_range": shared.get("tokenlabs_loadbalancer_range"),
         "networks": dict(NETWORKS),

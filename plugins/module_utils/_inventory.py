@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _gateway
 from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import (
     ENVOY_UNITS,
     WindowError,
@@ -131,6 +132,8 @@ class Inventory:
     # Platform-wide variables that some hosts define differently, with one such host.
     divided: Mapping[str, str] = field(default_factory=dict)
     tenant_files: tuple[TenantFile, ...] = ()
+    # Names of files are relative to it.
+    directory: str = ""
 
     @property
     def controllers(self) -> list[Host]:
@@ -175,6 +178,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     _hosts(inventory, collector)
     _namespace(inventory, shared)
     _secrets(inventory, shared)
+    _gateway.validate(inventory.shared, fine, shared)
     _versions(inventory, shared)
     _mirrors(inventory, shared)
     _images(inventory, shared)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._fields import not_sent
 from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import (
     MAXIMUM,
     WindowError,
@@ -25,10 +26,14 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import 
 
 Data = dict[str, Any]
 
+# Under this name the fields of the policies are owned.
+MANAGER = "tokenlabs"
+
 AUTH_POLICY = "token-labs-auth"
 REQUEST_LIMITS = "token-labs-request-limits"
 TOKEN_LIMITS = "token-labs-token-limits"
 USAGE = "token-labs-usage"
+ANSWERS = "token-labs-answers"
 # The HTTPRoute that Envoy AI Gateway makes of the AIGatewayRoute of this name.
 MODEL_ROUTE = "llm-inference"
 
@@ -81,6 +86,8 @@ class Spec:
     gateway: str
     namespace: str
     token_limits: str = "envoy"
+    # An issuer of tokens beside the keys: issuer, tier_claim, tenant_claim.
+    oidc: Mapping[str, str] | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/managed-by": "tokenlabs"})
 
 
@@ -145,7 +152,7 @@ def render(spec: Spec) -> list[Data]:
     reasons = check(spec)
     if reasons:
         raise PolicyError(reasons)
-    return [auth_policy(spec), request_limits(spec), token_limits(spec), telemetry(spec)]
+    return [auth_policy(spec), request_limits(spec), token_limits(spec), answers(spec), telemetry(spec)]
 
 
 def other_token_limits(spec: Spec) -> Data:
@@ -239,12 +246,31 @@ def auth_policy(spec: Spec) -> Data:
             "permission_denied",
         ),
     }
-    rules = {"authentication": {"api-key": api_key}, "authorization": authorization, "response": response}
+    authentication = {"api-key": api_key, **({"oidc": _issuer(spec.oidc)} if spec.oidc else {})}
+    rules = {"authentication": authentication, "authorization": authorization, "response": response}
     return {
         "apiVersion": KUADRANT,
         "kind": "AuthPolicy",
         "metadata": _metadata(AUTH_POLICY, spec),
         "spec": {"targetRef": _gateway(spec), "overrides": {"rules": rules}},
+    }
+
+
+def _issuer(oidc: Mapping[str, str]) -> Data:
+    """Tokens of an issuer beside the keys, with the same meaning: from here on nobody can tell which it was."""
+    return {
+        # A key is not sent to the issuer's library, and the reason for a refusal stays readable.
+        "when": [
+            {"predicate": '"authorization" in request.headers'},
+            {"predicate": 'request.headers["authorization"].startsWith("Bearer ey")'},
+        ],
+        "jwt": {"issuerUrl": oidc["issuer"]},
+        "credentials": {"authorizationHeader": {"prefix": "Bearer"}},
+        # A missing claim makes the identity fail, which is a 401.
+        "overrides": {
+            "tier": {"expression": f"auth.identity[{_cel(oidc['tier_claim'])}]"},
+            "tenant": {"expression": f"auth.identity[{_cel(oidc['tenant_claim'])}]"},
+        },
     }
 
 
@@ -297,7 +323,43 @@ def token_limits(spec: Spec) -> Data:
         for window, limit in _sorted(tier["tokens"])
     ]
     limit = {"type": "Global", "global": {"rules": rules}}
-    return {**body, "spec": {"targetRefs": [_route()], "rateLimit": limit}}
+    # A policy on a route replaces the Gateway's: what that one says of answers must be said here again.
+    return {**body, "spec": {"targetRefs": [_route()], "rateLimit": limit, "responseOverride": [_limited(spec)]}}
+
+
+def answers(spec: Spec) -> Data:
+    """One form for every answer that says that a limit is reached, whoever gave it."""
+    return {
+        "apiVersion": ENVOY_GATEWAY,
+        "kind": "BackendTrafficPolicy",
+        "metadata": _metadata(ANSWERS, spec),
+        "spec": {"targetRefs": [_gateway(spec)], "responseOverride": [_limited(spec)]},
+    }
+
+
+def _limited(spec: Spec) -> Data:
+    """A 429 as clients of OpenAI understand it.
+
+    The answer is made anew, so the limits' own headers are not in it (envoyproxy/envoy custom_response,
+    local_response_policy.cc). A header can say only what is known beforehand: the shortest window, after which it is
+    worth a try. What Envoy knows of this request it can write into the body.
+    """
+    message = "Rate limit reached. Seconds until it is counted anew: %RESP(x-ratelimit-reset)%."
+    error = {"message": message, "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}
+    windows = [
+        window_seconds(window)
+        for tier in spec.tiers.values()
+        for what in ("requests", "tokens")
+        for window in tier[what]
+    ]
+    return {
+        "match": {"statusCodes": [{"type": "Value", "value": 429}]},
+        "response": {
+            "contentType": "application/json",
+            "body": {"type": "Inline", "inline": json.dumps({"error": error}, separators=(",", ":"))},
+            "header": {"set": [{"name": "retry-after", "value": str(min(windows))}]},
+        },
+    }
 
 
 def _envoy_rule(tier: str, window: str, limit: int) -> Data:
@@ -373,6 +435,7 @@ def all_policies(spec: Spec) -> list[Data]:
         (KUADRANT, "AuthPolicy", AUTH_POLICY),
         (KUADRANT, "RateLimitPolicy", REQUEST_LIMITS),
         *((kind["apiVersion"], kind["kind"], TOKEN_LIMITS) for kind in _TOKEN_KINDS.values()),
+        (ENVOY_GATEWAY, "BackendTrafficPolicy", ANSWERS),
         (TELEMETRY_VERSION, "TelemetryPolicy", USAGE),
     ]
     return [
@@ -414,6 +477,7 @@ def holes(
 ) -> list[str]:
     """What is in the cluster that would let requests past the policies."""
     reasons = []
+    routes = list(routes)
     for listener in ((gateway or {}).get("spec") or {}).get("listeners") or []:
         if listener.get("hostname"):
             reasons.append(
@@ -426,16 +490,19 @@ def holes(
                 f"the HTTPRoute {_name(route)} has hostnames: written in capitals, they would pass without a key; "
                 "remove them"
             )
+    guarded = {("HTTPRoute", MODEL_ROUTE), *(("HTTPRoute", _name(route)) for route in routes if _attached(route, spec))}
+    guarded.add(("Gateway", spec.gateway))
+    known = [*([("Gateway", gateway)] if gateway else []), *(("HTTPRoute", route) for route in routes)]
     for extension in extensions:
-        if _name(extension) != f"kuadrant-{spec.gateway}" and _targets(extension):
+        if _name(extension) != f"kuadrant-{spec.gateway}" and guarded & _targets(extension, known):
             reasons.append(
                 f"the EnvoyExtensionPolicy {_name(extension)} replaces or conflicts with the one that enforces keys; "
                 "remove it"
             )
-    own = {AUTH_POLICY, REQUEST_LIMITS, TOKEN_LIMITS, USAGE}
+    own = {AUTH_POLICY, REQUEST_LIMITS, TOKEN_LIMITS, USAGE, ANSWERS}
     ours = {("Gateway", spec.gateway), ("HTTPRoute", MODEL_ROUTE)}
     for policy in policies:
-        taken = [target for target in _targets(policy) if target in ours and _name(policy) not in own]
+        taken = sorted(ours & _targets(policy, known)) if _name(policy) not in own else []
         if taken and (policy.get("kind") not in ("AuthPolicy", "RateLimitPolicy") or taken[0][0] == "Gateway"):
             reasons.append(
                 f"the {policy.get('kind')} {_name(policy)} is for the same {taken[0][0]}, where only one can be "
@@ -444,14 +511,38 @@ def holes(
     return reasons
 
 
+def meddled(policy: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """What others have written into a policy of ours, as "who: where". It is in force beside what is ours.
+
+    Applying takes only what we have applied before: what came in another way stays, be it a second way to log in.
+    """
+    found = []
+    for entry in (live.get("metadata") or {}).get("managedFields") or []:
+        if entry.get("subresource") or (entry.get("manager"), entry.get("operation")) == (MANAGER, "Apply"):
+            continue
+        spec = (entry.get("fieldsV1") or {}).get("f:spec")
+        if spec:
+            found += [f"{entry.get('manager')}: {path}" for path in not_sent({"f:spec": spec}, policy)]
+    return found
+
+
 def _name(item: Mapping[str, Any]) -> str:
     return str((item.get("metadata") or {}).get("name"))
 
 
-def _targets(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _targets(item: Mapping[str, Any], known: Iterable[tuple[str, Mapping[str, Any]]]) -> set[tuple[str, str]]:
+    """Kind and name of everything that a policy is for, by its names and by its selectors."""
     spec = item.get("spec") or {}
     targets = [*(spec.get("targetRefs") or []), *([spec["targetRef"]] if spec.get("targetRef") else [])]
-    return [(str(target.get("kind")), str(target.get("name"))) for target in targets]
+    found = {(str(target.get("kind")), str(target.get("name"))) for target in targets}
+    for selector in spec.get("targetSelectors") or []:
+        # Expressions are not looked at: what they might select counts as selected.
+        wanted = (selector.get("matchLabels") or {}).items()
+        for kind, target in known:
+            labels = (target.get("metadata") or {}).get("labels") or {}
+            if kind == selector.get("kind") and wanted <= labels.items():
+                found.add((kind, _name(target)))
+    return found
 
 
 def _attached(route: Mapping[str, Any], spec: Spec) -> bool:

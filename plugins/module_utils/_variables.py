@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._gateway import SETTINGS
 from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import MAXIMUM, WindowError, window_seconds
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     ARCHITECTURES,
@@ -461,7 +462,7 @@ SHARED: dict[str, Any] = {
     "tokenlabs_tenants": Items(TENANT, example="a list of {name: ..., tier: ...}"),
     "tokenlabs_token_limits": Text(choices=("envoy", "kuadrant")),
     "tokenlabs_namespace": Text(LABEL, LABEL_FORM),
-    "tokenlabs_gateway": Record({"http_port": Number(1, 65535), "address": Text()}, what="setting"),
+    **SETTINGS,
     "tokenlabs_loadbalancer_range": Text(),
     "tokenlabs_observability": Record(
         {

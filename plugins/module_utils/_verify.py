@@ -148,13 +148,16 @@ def checks(catalog: Mapping[str, Any]) -> list[Data]:
         )
         for space, name in _deployments(catalog)
     ]
+    if catalog["redis"]["own"]:
+        found.append(
+            _check(
+                "components",
+                "redis is ready",
+                _object("apps/v1", "StatefulSet", "redis", "redis-system"),
+                "kubectl -n redis-system describe pod redis-0",
+            )
+        )
     found += [
-        _check(
-            "components",
-            "redis is ready",
-            _object("apps/v1", "StatefulSet", "redis", "redis-system"),
-            "kubectl -n redis-system describe pod redis-0",
-        ),
         _check(
             "components",
             "the AI gateway's webhook has a certificate",
@@ -196,12 +199,11 @@ def _has_gpus(catalog: Mapping[str, Any]) -> bool:
 
 
 def _deployments(catalog: Mapping[str, Any]) -> list[tuple[str, str]]:
-    counter = [(ENVOY_SYSTEM, "envoy-ratelimit")] if catalog["token_limits"] == "envoy" else []
     return [
         *([("gpu-operator", "gpu-operator")] if _has_gpus(catalog) else []),
         ("envoy-ai-gateway-system", "ai-gateway-controller"),
         (ENVOY_SYSTEM, "envoy-gateway"),
-        *counter,
+        (ENVOY_SYSTEM, "envoy-ratelimit"),
         (KUADRANT_SYSTEM, "kuadrant-operator-controller-manager"),
         (KUADRANT_SYSTEM, "authorino"),
         (KUADRANT_SYSTEM, "limitador-limitador"),
@@ -277,6 +279,7 @@ def _policies(catalog: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return [
         ("kuadrant.io/v1", "AuthPolicy", "token-labs-auth", "enforced"),
         ("kuadrant.io/v1", "RateLimitPolicy", "token-labs-request-limits", "enforced"),
+        ("gateway.envoyproxy.io/v1alpha1", "BackendTrafficPolicy", "token-labs-answers", "accepted"),
         *([tokens[catalog["token_limits"]]] if catalog["models"] else []),
     ]
 

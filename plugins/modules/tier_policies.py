@@ -14,6 +14,7 @@ description:
   - Refuses what would open a hole, before anything is written. That is a tier without limits, a path that is a pattern,
     a listener or route with a host name, a second policy for the same Gateway or route, and the removal of a tier that
     tenants use.
+  - Takes out of its policies what others have written into them.
   - Sends no write request when nothing differs.
   - With O(state=absent) it removes the policies, but never before the routes that they close.
 version_added: 0.1.0
@@ -69,6 +70,24 @@ options:
     type: str
     choices: [envoy, kuadrant]
     default: envoy
+  oidc:
+    description:
+      - An issuer of tokens (OpenID Connect) that are taken beside the keys, and which of their claims name tier and
+        tenant. The tier must be one of O(tiers).
+    type: dict
+    suboptions:
+      issuer:
+        description: The address of the issuer, as in the claim C(iss) of its tokens. Authorino must reach it.
+        type: str
+        required: true
+      tier_claim:
+        description: The claim with the tier. Nobody must be able to change it for himself.
+        type: str
+        required: true
+      tenant_claim:
+        description: The claim with the tenant, for whom is counted.
+        type: str
+        required: true
   nudge:
     description:
       - Make Kuadrant look at the AuthPolicy again, by a change that has no effect and its reversal.
@@ -112,7 +131,16 @@ removed_tiers:
 
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._apply import Applier, Mask, Report, describe, prepare
+from ansible_collections.tokenlabs.platform.plugins.module_utils._apply import (
+    UPDATE,
+    Applier,
+    Change,
+    Mask,
+    Report,
+    describe,
+    prepare,
+    title,
+)
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
     Kube,
     KubeError,
@@ -123,6 +151,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
 from ansible_collections.tokenlabs.platform.plugins.module_utils._policies import (
     ENVOY_GATEWAY,
     KUADRANT,
+    MANAGER,
     REQUEST_LIMITS,
     TENANT_SELECTOR,
     TOKEN_POLICY_VERSION,
@@ -131,6 +160,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._policies impor
     all_policies,
     holes,
     in_use,
+    meddled,
     nudged,
     other_token_limits,
     removed_tiers,
@@ -151,6 +181,10 @@ ARGUMENTS: dict[str, Any] = {
     "tenants_namespace": {"type": "str", "default": "kuadrant-system"},
     # No secret: a way of counting.
     "token_limits": {"type": "str", "choices": ["envoy", "kuadrant"], "default": "envoy", "no_log": False},
+    "oidc": {
+        "type": "dict",
+        "options": {key: {"type": "str", "required": True} for key in ("issuer", "tier_claim", "tenant_claim")},
+    },
     "nudge": {"type": "bool", "default": False},
 }
 
@@ -170,38 +204,61 @@ def gateway_and_routes(kube: Kube, spec: Spec) -> tuple[dict[str, Any] | None, l
     return next(named, None), found(kube, GATEWAY_VERSION, "HTTPRoute", spec.namespace)
 
 
-def guard(kube: Kube, spec: Spec, tenants_namespace: str) -> list[str]:
-    """Look at the cluster for what would open a hole; the tiers that go."""
+Live = dict[tuple[str, str], dict[str, Any]]
+
+
+def guard(kube: Kube, spec: Spec, tenants_namespace: str) -> tuple[list[str], Live]:
+    """Look at the cluster for what would open a hole; the tiers that go, and the policies that are there."""
     namespace = spec.namespace
     gateway, routes = gateway_and_routes(kube, spec)
-    requests = found(kube, KUADRANT, "RateLimitPolicy", namespace)
-    reasons = holes(
-        spec,
-        gateway,
-        routes,
-        found(kube, ENVOY_GATEWAY, "EnvoyExtensionPolicy", namespace),
-        [
-            *requests,
-            *found(kube, KUADRANT, "AuthPolicy", namespace),
-            *found(kube, TOKEN_POLICY_VERSION, "TokenRateLimitPolicy", namespace),
-            *found(kube, ENVOY_GATEWAY, "BackendTrafficPolicy", namespace),
-        ],
-    )
-    live = next((item for item in requests if item["metadata"]["name"] == REQUEST_LIMITS), None)
-    removed = removed_tiers(live, spec)
+    policies = [
+        *found(kube, KUADRANT, "RateLimitPolicy", namespace),
+        *found(kube, KUADRANT, "AuthPolicy", namespace),
+        *found(kube, TOKEN_POLICY_VERSION, "TokenRateLimitPolicy", namespace),
+        *found(kube, ENVOY_GATEWAY, "BackendTrafficPolicy", namespace),
+    ]
+    live = {(item["kind"], item["metadata"]["name"]): item for item in policies}
+    reasons = holes(spec, gateway, routes, found(kube, ENVOY_GATEWAY, "EnvoyExtensionPolicy", namespace), policies)
+    removed = removed_tiers(live.get(("RateLimitPolicy", REQUEST_LIMITS)), spec)
     if removed:
         # Tenants are many: they are looked at only when it matters, and nothing of them is kept but the two names.
         secrets = kube.resource("v1", "Secret").path(tenants_namespace)
         reasons += in_use(removed, kube.list(secrets, TENANT_SELECTOR, each=tenant_and_tier))
     if reasons:
         raise PolicyError(reasons)
-    return removed
+    return removed, live
 
 
-def bring(kube: Kube, spec: Spec, check: bool, nudge: bool) -> list[Report]:
+def cleansed(kube: Kube, policies: list[dict[str, Any]], live: Live, check: bool) -> Report:
+    """Take out of our policies what others have written into them, at once with the rest, so that nothing is open."""
+    report = Report()
+    for policy in policies:
+        there = live.get((policy["kind"], policy["metadata"]["name"]))
+        foreign = meddled(policy, there) if there else []
+        if there is None or not foreign:
+            continue
+        metadata = policy["metadata"]
+        path = kube.resource(policy["apiVersion"], policy["kind"]).path(metadata["namespace"], metadata["name"])
+        steps = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/spec", "value": policy["spec"]},
+        ]
+        if not check:
+            kube.request(
+                "PATCH", path, query={"fieldManager": MANAGER}, body=steps, content_type="application/json-patch+json"
+            )
+        reason = f"others have written into it ({', '.join(foreign)})"
+        report.changes.append(
+            Change(title(policy["kind"], metadata["namespace"], metadata["name"]), UPDATE, reason=reason)
+        )
+        report.warnings.append(f"{policy['kind']} {metadata['name']} is made ours again: {reason}")
+    return report
+
+
+def bring(kube: Kube, spec: Spec, live: Live, check: bool, nudge: bool) -> list[Report]:
     """Apply the policies, then remove those that must not be beside them."""
     policies = prepare(render(spec))
-    reports = []
+    reports = [cleansed(kube, policies, live, check)]
     if nudge and not check:
         reports.append(Applier(kube, check=check).present(prepare([nudged(policy) for policy in policies])))
     reports.append(Applier(kube, check=check).present(policies))
@@ -234,6 +291,7 @@ def main() -> None:
         gateway=params["gateway"],
         namespace=params["namespace"],
         token_limits=params["token_limits"],
+        oidc=params["oidc"],
     )
     policies: list[dict[str, Any]] = []
     removed: list[str] = []
@@ -241,8 +299,8 @@ def main() -> None:
         if params["state"] == "present":
             policies = render(spec)
             kube = connect(module)
-            removed = guard(kube, spec, params["tenants_namespace"])
-            reports = bring(kube, spec, module.check_mode, params["nudge"])
+            removed, live = guard(kube, spec, params["tenants_namespace"])
+            reports = bring(kube, spec, live, module.check_mode, params["nudge"])
         else:
             kube = connect(module)
             reports = remove(kube, spec, module.check_mode)

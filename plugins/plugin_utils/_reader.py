@@ -65,6 +65,7 @@ class Reader:
             names=names,
             divided=divided,
             tenant_files=tuple(self._tenant_files(shared.get("tokenlabs_tenants_files"))),
+            directory=self._directory or ".",
         )
 
     def _ownerless(self) -> None:

@@ -30,10 +30,11 @@ SPEC = policies.Spec(
     gateway="token-labs-gateway",
     namespace="token-labs",
 )
-WAYS = [SPEC, replace(SPEC, token_limits="kuadrant")]
+OIDC = {"issuer": "https://id.example.com/realms/x", "tier_claim": "tier", "tenant_claim": "tenant"}
+WAYS = [SPEC, replace(SPEC, token_limits="kuadrant"), replace(SPEC, oidc=OIDC)]
 
 
-@pytest.mark.parametrize("spec", WAYS, ids=["envoy", "kuadrant"])
+@pytest.mark.parametrize("spec", WAYS, ids=["envoy", "kuadrant", "oidc"])
 def test_every_policy_is_of_the_right_form(spec: policies.Spec, definitions: Definitions) -> None:
     rendered = policies.render(spec)
     for policy in [*rendered, *map(policies.nudged, rendered)]:
@@ -71,7 +72,7 @@ def kinds(result: dict[str, Any]) -> list[str]:
     return sorted(name.split("/")[0] for name in result["changed_objects"])
 
 
-ALL = ["AuthPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "TelemetryPolicy"]
+ALL = ["AuthPolicy", "BackendTrafficPolicy", "BackendTrafficPolicy", "RateLimitPolicy", "TelemetryPolicy"]
 POLICIES = "/apis/kuadrant.io/v1/namespaces/token-labs"
 
 
@@ -84,7 +85,7 @@ def test_the_life_of_the_policies(server: ApiServer, run: Run) -> None:
 
     made = run()
     assert made["changed"] and kinds(made) == ALL
-    assert made["counts"] == {"created": 4, "updated": 0, "deleted": 0, "unchanged": 1}
+    assert made["counts"] == {"created": 5, "updated": 0, "deleted": 0, "unchanged": 1}
 
     before = server.mark()
     again = run()
@@ -116,6 +117,34 @@ def test_a_hand_made_change_is_undone(server: ApiServer, run: Run) -> None:
     assert kinds(run()) == ["AuthPolicy"]
     rules = server.raw("GET", path)["spec"]["overrides"]["rules"]["authorization"]
     assert "metered-paths-only" in rules
+
+
+def test_what_others_have_written_into_a_policy_goes(server: ApiServer, run: Run) -> None:
+    """Beside ours, it would be in force: here, that everybody may come in."""
+    run(oidc=OIDC)
+    path = f"{POLICIES}/authpolicies/token-labs-auth"
+    patch = {"spec": {"overrides": {"rules": {"authentication": {"everybody": {"anonymous": {}}}}}}}
+    server.raw("PATCH", f"{path}?fieldManager=somebody", patch, "application/merge-patch+json")
+
+    def ways_in() -> set[str]:
+        return set(server.raw("GET", path)["spec"]["overrides"]["rules"]["authentication"])
+
+    assert ways_in() == {"api-key", "oidc", "everybody"}
+    before = server.mark()
+    rehearsed = run(oidc=OIDC, check=True)
+    assert rehearsed["changed"] and "AuthPolicy/token-labs/token-labs-auth" in rehearsed["changed_objects"]
+    assert [write for write in server.writes(before) if "dryRun=All" not in write] == []
+    undone = run(oidc=OIDC, diff=True)
+    assert kinds(undone) == ["AuthPolicy"]
+    assert "somebody: spec.overrides.rules.authentication.everybody" in json.dumps(undone["diff"])
+    assert ways_in() == {"api-key", "oidc"}
+    before = server.mark()
+    assert not run(oidc=OIDC)["changed"]
+    assert server.writes(before) == []
+    # What is ours still goes when it is no longer wanted.
+    assert kinds(run()) == ["AuthPolicy"]
+    assert ways_in() == {"api-key"}
+    assert not run()["changed"]
 
 
 def test_a_nudge_is_two_changes_and_none(server: ApiServer, run: Run) -> None:
@@ -187,6 +216,23 @@ def test_a_hole_in_the_cluster_stops_everything(server: ApiServer, run: Run) -> 
     assert refused["failed"] and "EnvoyExtensionPolicy mine" in refused["msg"]
     assert server.writes(before) == []
     server.raw("DELETE", f"{path}/mine")
+    # By a selector it is as bad; for a Gateway of somebody else it is not our business.
+    gateways = "/apis/gateway.networking.k8s.io/v1/namespaces/token-labs/gateways"
+    labelled = {"name": "token-labs-gateway", "labels": {"team": "a"}}
+    listeners = [{"name": "http", "protocol": "HTTP", "port": 80}]
+    kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway"}
+    spec = {"gatewayClassName": "eg", "listeners": listeners}
+    server.raw("POST", gateways, {**kind, "metadata": labelled, "spec": spec})
+    other = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
+    by_label = {"targetSelectors": [{**other, "matchLabels": {"team": "a"}}], "extProc": extension["spec"]["extProc"]}
+    server.raw("POST", path, {**extension, "spec": by_label})
+    assert "EnvoyExtensionPolicy mine" in run(tiers={"free": TIERS["free"]})["msg"]
+    server.raw("DELETE", f"{path}/mine")
+    theirs = {"targetRefs": [{**other, "name": "theirs"}], "extProc": extension["spec"]["extProc"]}
+    server.raw("POST", path, {**extension, "spec": theirs})
+    assert not run()["changed"]
+    server.raw("DELETE", f"{path}/mine")
+    server.raw("DELETE", f"{gateways}/token-labs-gateway")
 
 
 def test_policies_go_after_the_routes(server: ApiServer, run: Run) -> None:

@@ -33,8 +33,37 @@ DEFINED = sorted(
 )
 
 
+# Every option of the gateway on; the inventory of the lab has them off.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as the lab": {},
+    "all options": {
+        "gateway": {
+            "address": "10.77.0.200",
+            "https_port": 443,
+            "redirect": True,
+            "tls": {"secret": "token-labs-gateway-tls", "names": ["api.example.com"]},
+            "cors": {"origins": ["https://chat.example.com"]},
+            "replicas": 2,
+            "node_selector": {"kubernetes.io/hostname": "controller"},
+        },
+        "redis": {"own": False, "host": "redis.example.com", "port": 6380, "tls": True},
+        "limits_unavailable": "deny",
+    },
+}
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def catalog(request: pytest.FixtureRequest, lab_catalog: dict[str, Any]) -> dict[str, Any]:
+    """The lab's catalog, with options laid over it."""
+    changes = OPTIONS[request.param]
+    return {
+        **lab_catalog,
+        **{key: {**lab_catalog[key], **value} if isinstance(value, dict) else value for key, value in changes.items()},
+    }
+
+
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def lab_catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     state = tmp_path_factory.mktemp("lab")
     (state / "checksums.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:

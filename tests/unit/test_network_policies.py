@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.plugins.loader import init_plugin_loader
 
 from tests.contract.test_roles import documents, render
+from tests.unit.plugins.catalog.inventories import _plugins
 
 ENVOY = (
     "envoy-gateway-system",
@@ -70,13 +70,17 @@ SHUT = [
 
 @pytest.fixture(scope="module")
 def policies() -> list[dict[str, Any]]:
-    init_plugin_loader()
+    _plugins()
     catalog = yaml.safe_load(
         """
         images: {redis: redis}
         charts: {kuadrant_operator: {}, envoy_gateway: {}}
         token_limits: envoy
-        gateway: {name: g, namespace: token-labs, class: eg, address: null, http_port: 80}
+        gateway:
+          {name: g, namespace: token-labs, class: eg, address: null, http_port: 80, https_port: null, tls: null,
+           redirect: false, cors: null, replicas: 1, node_selector: {}}
+        redis: {own: true, host: redis, port: 6379, tls: false}
+        limits_unavailable: allow
         """
     )
     found = [
@@ -109,7 +113,7 @@ def lets_in(rule: dict[str, Any], policy: dict[str, Any], source: Pod, port: int
 
 
 def reachable(policies: list[dict[str, Any]], source: Pod, target: Pod, port: int) -> bool:
-    """As Kubernetes has it: a pod that no policy selects is open; one that is selected takes what any of them lets in."""
+    """As Kubernetes has it: a pod that no policy selects is open, any other takes what one of them lets in."""
     mine = [
         each
         for each in policies

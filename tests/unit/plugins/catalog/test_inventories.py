@@ -820,6 +820,113 @@ CASES = [
         {MAIN: "tokenlabs_loadbalancer_range: 10.1.0.200-10.1.0.210\n"},
         [(f"{MAIN}:1: tokenlabs_loadbalancer_range meets 10.1.0.0/16, which MicroK8s gives to pods", "hosts' network")],
     ),
+    # HTTPS, web pages, placement
+    Case(
+        "HTTPS without a certificate",
+        {MAIN: "tokenlabs_gateway: {https_port: 443, http: redirect}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_gateway.http has no effect without a certificate", "add tls"),
+            (f"{MAIN}:1: tokenlabs_gateway.https_port has no effect without a certificate", "add tls"),
+        ],
+    ),
+    Case(
+        "two certificates",
+        {MAIN: "tokenlabs_gateway: {tls: {secret: mine, self_signed: [a.example.com]}}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.tls has secret and self_signed", "either certificate and key")],
+    ),
+    Case(
+        "no certificate at all",
+        {MAIN: "tokenlabs_gateway: {tls: {}}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.tls says nothing of where the certificate comes from", "self_signed")],
+    ),
+    Case(
+        "a certificate without its key",
+        {MAIN: "tokenlabs_gateway: {tls: {certificate: tls.pem}}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.tls.certificate is set without its key", "add key")],
+    ),
+    Case(
+        "a key without its certificate",
+        {MAIN: "tokenlabs_gateway: {tls: {secret: mine, key: key.pem}}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.tls.key is set without a certificate", "add certificate")],
+    ),
+    Case(
+        "one port for two",
+        {MAIN: "tokenlabs_gateway: {https_port: 80, tls: {secret: mine}}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.https_port is 80, the port for HTTP", "another one")],
+    ),
+    Case(
+        "a host name for the gateway",
+        {MAIN: "tokenlabs_gateway: {hostname: api.example.com}\n"},
+        [(f"{MAIN}:1: tokenlabs_gateway.hostname is not a setting that exists", "capitals would pass without a key")],
+    ),
+    Case(
+        "every web page",
+        {MAIN: "tokenlabs_gateway: {cors: {origins: ['*', 'https://chat.example.com/app']}}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_gateway.cors.origins[0] is '*', not of the right form", "without a path or a star"),
+            (f"{MAIN}:1: tokenlabs_gateway.cors.origins[1] is 'https://chat.example.com/app'", "https://chat.example"),
+        ],
+    ),
+    # a Redis of one's own
+    *(
+        Case(
+            f"a Redis at {host}",
+            {MAIN: f"tokenlabs_redis: {{host: '{host}'}}\ntokenlabs_redis_password: k7Qm2ZxPw9LsR4tB\n"},
+            [(f"{MAIN}:1: tokenlabs_redis.host {reason}", remedy)],
+        )
+        for host, reason, remedy in (
+            ("rediss://redis.example.com", "is an address with more than a host in it", "the host alone"),
+            ("redis.example.com:6380", "has a port in it", "port: 6380"),
+            ("localhost", "is localhost, which is another machine for each pod", "pods reach"),
+            ("127.0.0.1", "is 127.0.0.1, which is another machine for each pod", "pods reach"),
+            ("redis.redis-system.svc", "is the Redis that the platform runs itself", "leave tokenlabs_redis out"),
+            ("my redis", "is 'my redis', not a name or IPv4 address", "redis.example.com"),
+        )
+    ),
+    Case(
+        "a Redis without a password",
+        {MAIN: "tokenlabs_redis: {host: redis.example.com}\n"},
+        [(f"{MAIN}:1: tokenlabs_redis is a Redis of your own, and there is no password", "could change what tenants")],
+    ),
+    Case(
+        "limits that are neither",
+        {MAIN: "tokenlabs_limits_unavailable: fail-open\n"},
+        [(f"{MAIN}:1: tokenlabs_limits_unavailable cannot be 'fail-open'", "allow, deny")],
+    ),
+    # an identity provider
+    Case(
+        "an issuer without encryption",
+        {MAIN: "tokenlabs_oidc: {issuer: http://id.example.com, tier_claim: tier, tenant_claim: tenant}\n"},
+        [(f"{MAIN}:1: tokenlabs_oidc.issuer is not encrypted", "https://")],
+    ),
+    Case(
+        "an issuer that is none",
+        {MAIN: "tokenlabs_oidc: {issuer: id.example.com, tier_claim: tier, tenant_claim: tenant}\n"},
+        [(f"{MAIN}:1: tokenlabs_oidc.issuer is 'id.example.com', not an issuer", "the iss of its tokens")],
+    ),
+    Case(
+        "one claim for both",
+        {MAIN: "tokenlabs_oidc: {issuer: https://id.example.com, tier_claim: group, tenant_claim: group}\n"},
+        [(f"{MAIN}:1: tokenlabs_oidc.tenant_claim is the claim of the tier too", "two claims")],
+    ),
+    Case(
+        "claims that say something else, or nothing",
+        {MAIN: "tokenlabs_oidc: {issuer: https://id.example.com, tier_claim: aud, tenant_claim: a-b}\n"},
+        [(f"{MAIN}:1: tokenlabs_oidc.tenant_claim is 'a-b', not of the right form", "letters, digits and _")],
+    ),
+    Case(
+        "a claim that says something else",
+        {MAIN: "tokenlabs_oidc: {issuer: https://id.example.com, tier_claim: aud, tenant_claim: tenant}\n"},
+        [(f"{MAIN}:1: tokenlabs_oidc.tier_claim is aud, which says something else", "of your own")],
+    ),
+    Case(
+        "an issuer without claims",
+        {MAIN: "tokenlabs_oidc: {issuer: https://id.example.com}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_oidc.tenant_claim is missing", "add it"),
+            (f"{MAIN}:1: tokenlabs_oidc.tier_claim is missing", "add it"),
+        ],
+    ),
     # mirrors
     Case(
         "a mirror with credentials",
