@@ -175,7 +175,9 @@ def judge(expect: Expect, answers: Sequence[Answer], only_last: bool = False) ->
     if expect.contains and expect.contains not in last.body.decode("utf-8", "replace"):
         reasons.append(f"the body lacks {expect.contains!r}")
     if expect.stream:
-        reasons += _judge_stream(last)
+        broken_off = [reason for answer in answers for reason in _judge_stream(answer)[:1]]
+        among = f" ({len(broken_off)} of {len(answers)})" if len(answers) > 1 else ""
+        reasons += [reason + among for reason in broken_off[:1]]
     data: Any = {"usage": last.usage()} if last.streamed else last.data()
     for path, wanted in expect.json.items():
         found = look_up(data, path)

@@ -38,6 +38,8 @@ NEW_KEY_PATIENCE = 20
 SUSPENSION_PATIENCE = 10
 LARGEST_PROMPT = 2000
 BURST = 8
+# Of those that come at once, a filter that cuts streams cuts about every fourth.
+SHORT_STREAMS = 12
 MOST_VOICES = 5
 
 
@@ -425,6 +427,8 @@ def plan(
     cases += _speak(catalog, speakers, skipped)
     later: list[Data] = []
     if own:
+        cases += _errors_of_each_tier(catalog, speakers)
+        cases += _short_streams(catalog, max(speakers, key=lambda probe: _generous(catalog, probe)), skipped)
         requests, tokens, suspended = own[-3:]
         cases += _request_limit(catalog, requests, own, largest_burst, skipped)
         cases += _token_limit(catalog, tokens, own, largest_burst, skipped)
@@ -432,7 +436,12 @@ def plan(
     else:
         skipped += [
             _skipped("limits", name, "this run sends nothing that uses up a limit; verify.yml does")
-            for name in ("requests over the limit", "tokens over the limit", "a tenant is suspended")
+            for name in (
+                "requests over the limit",
+                "tokens over the limit",
+                "errors and short streams",
+                "a tenant is suspended",
+            )
         ]
     return {
         "tenants": [{"name": probe.name, "tier": probe.tier} for probe in own],
@@ -458,7 +467,7 @@ def _own_tenants(catalog: Mapping[str, Any], run: str, directory: str) -> list[P
 
 def _voices(catalog: Mapping[str, Any], tier: str) -> int:
     """How many tenants of a tier it takes to ask for all its models, when each may send only so many requests."""
-    needed = 4 + sum(2 + bool(model.get("tools")) + bool(model.get("vision")) for model in _models_of(catalog, tier))
+    needed = 6 + sum(2 + bool(model.get("tools")) + bool(model.get("vision")) for model in _models_of(catalog, tier))
     limit = min(catalog["tiers"][tier]["requests"].values(), default=needed)
     return min(-(-needed // max(limit, 1)), MOST_VOICES)
 
@@ -692,6 +701,67 @@ def _unknown_model(catalog: Mapping[str, Any], speakers: Sequence[Probe]) -> lis
             repeat=2,
             reuse=True,
             stage=1,
+        )
+    ]
+
+
+def _other_engine(catalog: Mapping[str, Any]) -> str:
+    """What to do about answers that are held back or cut by whoever counts tokens."""
+    if catalog["token_limits"] == "kuadrant":
+        return "TokenRateLimitPolicy token-labs-token-limits; tokenlabs_token_limits: envoy does not have this fault"
+    return (
+        "BackendTrafficPolicy token-labs-token-limits, envoy-ratelimit's log; tokenlabs_token_limits: kuadrant counts "
+        "in another way"
+    )
+
+
+def _errors_of_each_tier(catalog: Mapping[str, Any], speakers: Sequence[Probe]) -> list[Data]:
+    """An error of the model has no usage. Where a filter waits for it, the answer never ends.
+
+    It waits for every tier but one, so each is asked.
+    """
+    cases = []
+    for tier in catalog["tiers"]:
+        probe = next((probe for probe in speakers if probe.tier == tier), None)
+        models = _models_of(catalog, tier)
+        if probe and models:
+            cases.append(
+                _case(
+                    "models",
+                    f"tier {tier}: an error of the model ends, and leaves its connection usable",
+                    CHAT,
+                    {"status": [400]},
+                    _other_engine(catalog),
+                    json=chat(models[0]["served_name"], max_tokens=-1),
+                    key_file=probe.key_file,
+                    repeat=2,
+                    reuse=True,
+                    stage=1,
+                )
+            )
+    return cases
+
+
+def _short_streams(catalog: Mapping[str, Any], probe: Probe, skipped: list[Data]) -> list[Data]:
+    """Streams that come all at once arrive whole."""
+    name, models = "short streams, many at once, all whole", _models_of(catalog, probe.tier)
+    if not models or _generous(catalog, probe) < 2 * SHORT_STREAMS:
+        why = "the tier may use no model" if not models else f"tier {probe.tier} allows too few requests"
+        skipped.append(_skipped("models", name, why))
+        return []
+    return [
+        _case(
+            "models",
+            name,
+            CHAT,
+            {"status": [200], "stream": True},
+            _other_engine(catalog),
+            json=chat(models[0]["served_name"], stream=True, max_tokens=1),
+            key_file=probe.key_file,
+            repeat=SHORT_STREAMS,
+            parallel=4,
+            stage=1,
+            timeout=60,
         )
     ]
 

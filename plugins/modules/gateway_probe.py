@@ -137,6 +137,11 @@ options:
   ca_path:
     description: A file with certificates of authorities to trust.
     type: path
+  certificate:
+    description:
+      - The certificate that the gateway must show, in PEM. Exactly this one is trusted then, whatever names are in it,
+        so that keys go to nobody else.
+    type: str
   fail:
     description: Whether the module fails when a case does. Else look at RV(failed_cases).
     type: bool
@@ -246,6 +251,7 @@ def main() -> None:
             "patience": {"type": "float", "default": 0},
             "validate_certs": {"type": "bool", "default": True},
             "ca_path": {"type": "path"},
+            "certificate": {"type": "str"},
             "fail": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
@@ -271,11 +277,24 @@ def main() -> None:
 
 
 def _context(params: dict) -> ssl.SSLContext:
+    if params["certificate"]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        # The certificate itself, and not an authority above it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=_first(params["certificate"]))
+        return context
     context = ssl.create_default_context(cafile=params["ca_path"])
     if not params["validate_certs"]:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _first(pem: str) -> str:
+    """The first certificate of a chain."""
+    end = "-----END CERTIFICATE-----"
+    return pem.partition(end)[0] + end
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ CATALOG: Data = {
     },
     "token_limits": "envoy",
     "gateway": {"name": "gw", "namespace": "space", "class": "eg", "http_port": 80},
+    "redis": {"own": True},
     "models": [model("a"), model("b")],
     "tiers": {
         "free": {"requests": {"1m": 10, "24h": 100}, "tokens": {"1m": 5000, "24h": 50000}, "models": ["a"]},
@@ -106,12 +107,33 @@ def test_checks_cover_every_part() -> None:
         assert (kind, name) in {(title[0], title[2]) for title in titles}
 
 
-def test_token_limits_by_kuadrant_need_no_other_counter() -> None:
-    checked = {check["object"]["name"] for check in verify.checks(changed(token_limits="kuadrant"))}
-    kinds = {check["object"]["kind"] for check in verify.checks(changed(token_limits="kuadrant"))}
-    assert "envoy-ratelimit" not in checked
-    assert "TokenRateLimitPolicy" in kinds
-    assert "BackendTrafficPolicy" not in kinds
+def test_there_is_one_policy_for_tokens() -> None:
+    for way, other in (("kuadrant", "envoy"), ("envoy", "kuadrant")):
+        kinds = {"kuadrant": "TokenRateLimitPolicy", "envoy": "BackendTrafficPolicy"}
+        objects = [check["object"] for check in verify.checks(changed(token_limits=way))]
+        named = {each["kind"] for each in objects if each["name"] == "token-labs-token-limits"}
+        assert named == {kinds[way]} != {kinds[other]}
+
+
+def test_a_redis_of_somebody_else_is_not_looked_for() -> None:
+    def looked_for(own: bool) -> bool:
+        return any(check["object"]["kind"] == "StatefulSet" for check in verify.checks(changed(redis={"own": own})))
+
+    assert looked_for(True) and not looked_for(False)
+
+
+@pytest.mark.parametrize(
+    ("way", "remedy"), [("kuadrant", "tokenlabs_token_limits: envoy"), ("envoy", "tokenlabs_token_limits: kuadrant")]
+)
+def test_hazards_of_counting_are_looked_for_in_each_tier(way: str, remedy: str) -> None:
+    cases = verify.plan(changed(token_limits=way), TENANTS, [], run="abcd1234", directory="/d")["cases"]
+    errors = [case for case in cases if "an error of the model ends" in case["name"]]
+    assert {case["name"].split(":")[0] for case in errors} == {"tier free", "tier pro"}
+    streams = [case for case in cases if case["name"].startswith("short streams")]
+    assert len(streams) == 1 and streams[0]["repeat"] >= 12 and streams[0]["expect"]["stream"]
+    for case in [*errors, *streams]:
+        assert remedy in case["hint"]
+    assert all(case["reuse"] and case["repeat"] == 2 for case in errors)
 
 
 def test_a_platform_of_simulators_needs_no_gpu_operator() -> None:
@@ -341,7 +363,7 @@ def test_more_voices_where_one_tenant_may_not_ask_for_all_models() -> None:
     catalog["models"] = [model(f"m{number}") for number in range(8)]
     planned = verify.plan(catalog, [], [], "abcd1234", "/run")
     voices = {each["key_file"] for each in planned["cases"] if each["name"].endswith(": chat")}
-    assert voices == {"/run/verify-abcd1234-only.key", "/run/verify-abcd1234-only1.key"}
+    assert voices == {f"/run/verify-abcd1234-only{number}.key" for number in ("", 1, 2)}
 
 
 def test_long_tier_names_make_valid_tenant_names() -> None:
