@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +18,7 @@ def issue(common_name: str, days: int) -> dict[str, bytes]:
     ca_name = _name(f"{common_name}-ca")
     ca = _builder(ca_name, ca_name, ca_key, days).add_extension(x509.BasicConstraints(True, None), True)
     leaf = _builder(_name(common_name), ca_name, key, days).add_extension(
-        x509.SubjectAlternativeName([x509.DNSName(common_name)]), False
+        x509.SubjectAlternativeName([_alternative(common_name)]), False
     )
     return {
         "ca.crt": _pem(ca.sign(ca_key, hashes.SHA256())),
@@ -26,6 +27,13 @@ def issue(common_name: str, days: int) -> dict[str, bytes]:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     }
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(common_name: str) -> x509.Name:

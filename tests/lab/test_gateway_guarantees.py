@@ -328,11 +328,6 @@ def named_listener(documents: Documents) -> None:
     documents["Gateway", GATEWAY]["spec"]["listeners"][0]["hostname"] = "api.lab.test"
 
 
-def uncounted(documents: Documents) -> None:
-    for name in ("AIGatewayRoute",):
-        documents[name, "llm-inference"]["spec"].pop("llmRequestCosts")
-
-
 def open_path(documents: Documents) -> None:
     opened = rendered(replace(SPEC, paths=[*SPEC.paths, TEXT]))
     documents[AUTH] = dict(opened)["AuthPolicy"]
@@ -387,7 +382,7 @@ GUARDS = [
     Guard("the RateLimitPolicy", "requests_limited", lambda d: d.pop(REQUESTS)),
     Guard("a counter for each tenant", "requests_limited", without_counters),
     Guard("the identity for the limits", "requests_limited", lambda d: rules(d)["response"]["success"].pop("filters")),
-    Guard("the costs on the route", "every_token", uncounted),
+    Guard("the costs on the route", "every_token", lambda d: d[ROUTE]["spec"].pop("llmRequestCosts")),
     Guard("the token limits", "every_token", lambda d: d.pop(TOKENS)),
     Guard("the cost of an answer", "every_token", without_cost),
     Guard(
