@@ -747,12 +747,15 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
 def _host_ports(inventory: Inventory, report: Report) -> None:
     """On a host's own address the gateway takes its port from whoever else listens there."""
     gateway = inventory.shared.get("tokenlabs_gateway")
-    port = gateway.get("http_port") if isinstance(gateway, Mapping) else None
     logins = {str(host.vars.get("ansible_port") or 22): "sshd" for host in inventory.hosts}
-    holder = {**logins, **{str(number): who for number, who in HOST_PORTS.items()}}.get(str(port))
-    if holder and not inventory.shared.get("tokenlabs_loadbalancer_range"):
-        reason = f"is {port}, which {holder} has on the hosts, and without tokenlabs_loadbalancer_range it is theirs"
-        report(("tokenlabs_gateway", "http_port"), reason, "choose another port, or set the range")
+    for name in ("http_port", "https_port"):
+        port = gateway.get(name) if isinstance(gateway, Mapping) else None
+        holder = {**logins, **{str(number): who for number, who in HOST_PORTS.items()}}.get(str(port))
+        if holder and not inventory.shared.get("tokenlabs_loadbalancer_range"):
+            reason = (
+                f"is {port}, which {holder} has on the hosts, and without tokenlabs_loadbalancer_range it is theirs"
+            )
+            report(("tokenlabs_gateway", name), reason, "choose another port, or set the range")
 
 
 def _logins(inventory: Inventory, collector: _Collector) -> None:

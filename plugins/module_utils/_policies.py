@@ -324,7 +324,7 @@ def token_limits(spec: Spec) -> Data:
     ]
     limit = {"type": "Global", "global": {"rules": rules}}
     # A policy on a route replaces the Gateway's: what that one says of answers must be said here again.
-    return {**body, "spec": {"targetRefs": [_route()], "rateLimit": limit, "responseOverride": [_limited(spec)]}}
+    return {**body, "spec": {"targetRefs": [_route()], "rateLimit": limit, **_traffic(spec)}}
 
 
 def answers(spec: Spec) -> Data:
@@ -333,8 +333,14 @@ def answers(spec: Spec) -> Data:
         "apiVersion": ENVOY_GATEWAY,
         "kind": "BackendTrafficPolicy",
         "metadata": _metadata(ANSWERS, spec),
-        "spec": {"targetRefs": [_gateway(spec)], "responseOverride": [_limited(spec)]},
+        "spec": {"targetRefs": [_gateway(spec)], **_traffic(spec)},
     }
+
+
+def _traffic(spec: Spec) -> Data:
+    """What holds for all routes. A worker that was not reached has seen nothing, so nothing is counted twice."""
+    retry = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
+    return {"retry": retry, "responseOverride": [_limited(spec)]}
 
 
 def _limited(spec: Spec) -> Data:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import copy
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.contract.test_roles import documents, render
-from tests.unit.plugins.catalog.inventories import _plugins
+from tests.unit.plugins.catalog.inventories import load_plugins
 
 ENVOY = (
     "envoy-gateway-system",
@@ -20,6 +21,9 @@ RATELIMIT = ("envoy-gateway-system", {"app.kubernetes.io/name": "envoy-ratelimit
 LIMITADOR = ("kuadrant-system", {"app": "limitador", "limitador-resource": "limitador"})
 AUTHORINO = ("kuadrant-system", {"authorino-resource": "authorino", "control-plane": "controller-manager"})
 REDIS = ("redis-system", {"app.kubernetes.io/name": "redis"})
+# What comes from a node itself, as the proxy of an API server does.
+CONTROLLER = ("", {"address": "192.168.1.10"})
+SPARK = ("", {"address": "192.168.1.11"})
 WORKER = ("token-labs", {"llm-d.ai/model": "qwen"})
 PICKER = ("token-labs", {"inferencepool": "pool-qwen-epp"})
 PROMETHEUS = ("monitoring", {"app.kubernetes.io/name": "prometheus"})
@@ -46,6 +50,7 @@ OPEN = [
     (PROMETHEUS, WORKER, 8000),
     (PROMETHEUS, AUTHORINO, 8080),
     (PROMETHEUS, LIMITADOR, 8080),
+    (CONTROLLER, LIMITADOR, 8080),
     (PROMETHEUS, RATELIMIT, 19001),
 ]
 SHUT = [
@@ -63,6 +68,8 @@ SHUT = [
     (ENVOY, LIMITADOR, 8080),
     (ENVOY, RATELIMIT, 6070),
     (AUTHORINO, REDIS, 6379),
+    (SPARK, LIMITADOR, 8080),
+    (CONTROLLER, AUTHORINO, 50051),
     (WORKER, LIMITADOR, 8080),
     (WORKER, REDIS, 6379),
 ]
@@ -70,17 +77,20 @@ SHUT = [
 
 @pytest.fixture(scope="module")
 def policies() -> list[dict[str, Any]]:
-    _plugins()
+    load_plugins()
     catalog = yaml.safe_load(
         """
         images: {redis: redis}
         charts: {kuadrant_operator: {}, envoy_gateway: {}}
         token_limits: envoy
         gateway:
-          {name: g, namespace: token-labs, class: eg, address: null, http_port: 80, https_port: null, tls: null,
-           redirect: false, cors: null, replicas: 1, node_selector: {}}
+          {name: g, namespace: token-labs, class: eg, address: null, host_addresses: [], http_port: 80,
+           https_port: null,
+           tls: null, redirect: false, cors: null, replicas: 1, node_selector: {}}
         redis: {own: true, host: redis, port: 6379, tls: false}
         limits_unavailable: allow
+        observability: {namespace: monitoring}
+        nodes: {controller: {role: controller, address: 192.168.1.10}, spark: {role: worker, address: 192.168.1.11}}
         """
     )
     found = [
@@ -101,6 +111,10 @@ def lets_in(rule: dict[str, Any], policy: dict[str, Any], source: Pod, port: int
     if not any(each["port"] == port for each in rule.get("ports") or [{"port": port}]):
         return False
     for peer in rule.get("from") or [{"namespaceSelector": {}}]:
+        if "ipBlock" in peer:
+            if source[1].get("address") and ip_address(source[1]["address"]) in ip_network(peer["ipBlock"]["cidr"]):
+                return True
+            continue
         space = {"kubernetes.io/metadata.name": source[0]}
         inside = (
             selected(peer["namespaceSelector"], space)
