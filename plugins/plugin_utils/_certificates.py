@@ -50,8 +50,8 @@ def _refusal(server: ssl.SSLContext, leaf: str) -> str:
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(cadata=leaf)
-    ways = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(*ways), server.wrap_bio(*reversed(ways), server_side=True)]
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)]
     for _turn in range(4):
         for end in ends:
             try:
