@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -194,6 +195,21 @@ ROUTE_TARGET = {"kind": "HTTPRoute", "name": "llm-inference"}
         ),
         ({"extensions": [named("mine", targetRefs=[GATEWAY_TARGET])]}, "EnvoyExtensionPolicy mine"),
         ({"policies": [named("theirs", "AuthPolicy", targetRef=GATEWAY_TARGET)]}, "AuthPolicy theirs"),
+        # Any route of the Gateway, also one that the platform did not make, and whatever a label selects.
+        (
+            {
+                "routes": [named("tts", parentRefs=[{"name": "token-labs-gateway"}])],
+                "extensions": [named("mine", targetRefs=[{"kind": "HTTPRoute", "name": "tts"}])],
+            },
+            "EnvoyExtensionPolicy mine",
+        ),
+        (
+            {
+                "gateway": {"metadata": {"name": "token-labs-gateway", "labels": {"a": "b"}}, "spec": {}},
+                "extensions": [named("mine", targetSelectors=[{"kind": "Gateway", "matchLabels": {"a": "b"}}])],
+            },
+            "EnvoyExtensionPolicy mine",
+        ),
         ({"policies": [named("b", "BackendTrafficPolicy", targetRefs=[ROUTE_TARGET])]}, "BackendTrafficPolicy b"),
     ],
 )
@@ -210,7 +226,11 @@ def test_what_belongs_there_is_no_hole() -> None:
             SPEC,
             named("token-labs-gateway", listeners=listeners),
             [named("models", parentRefs=[{"name": "token-labs-gateway"}]), named("x", hostnames=["a"], parentRefs=[])],
-            [named("kuadrant-token-labs-gateway", targetRefs=[GATEWAY_TARGET])],
+            [
+                named("kuadrant-token-labs-gateway", targetRefs=[GATEWAY_TARGET]),
+                named("elsewhere", targetRefs=[{"kind": "Gateway", "name": "theirs"}]),
+                named("others", targetSelectors=[{"kind": "Gateway", "matchLabels": {"a": "b"}}]),
+            ],
             [
                 {"kind": each["kind"], "metadata": each["metadata"], "spec": each["spec"]}
                 for each in policies.render(SPEC)
@@ -249,6 +269,37 @@ def test_removal_knows_every_policy() -> None:
 
     rendered = [*policies.render(SPEC), *policies.render(replace(SPEC, token_limits="kuadrant"))]
     assert names(policies.all_policies(SPEC)) == names(rendered)
+
+
+def test_every_429_says_the_same() -> None:
+    """A policy on the route replaces the Gateway's, so both must say it."""
+    tokens, elsewhere = policies.token_limits(SPEC)["spec"], policies.answers(SPEC)["spec"]
+    assert tokens["responseOverride"] == elsewhere["responseOverride"]
+    [rule] = elsewhere["responseOverride"]
+    assert rule["match"]["statusCodes"] == [{"type": "Value", "value": 429}]
+    body = json.loads(rule["response"]["body"]["inline"])
+    assert body["error"]["code"] == "rate_limit_exceeded"
+    # The shortest window of all tiers, and one header only.
+    assert rule["response"]["header"] == {"set": [{"name": "retry-after", "value": "60"}]}
+    shorter = replace(SPEC, tiers={**SPEC.tiers, "fast": {"requests": {"5s": 1}, "tokens": {"1m": 1}, "models": None}})
+    assert policies.answers(shorter)["spec"]["responseOverride"][0]["response"]["header"]["set"][0]["value"] == "5"
+
+
+def test_what_others_wrote_is_told_from_what_we_wrote() -> None:
+    policy = policies.auth_policy(replace(SPEC))
+    ours = {"manager": "tokenlabs", "operation": "Apply", "fieldsV1": {"f:spec": {"f:gone": {}}}}
+    status = {
+        "manager": "kuadrant",
+        "operation": "Update",
+        "subresource": "status",
+        "fieldsV1": {"f:spec": {"f:x": {}}},
+    }
+    same = {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:targetRef": {"f:name": {}}}}}
+    more = {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:rules": {}}}}
+    live = {"metadata": {"managedFields": [ours, status, same]}}
+    assert policies.meddled(policy, live) == []
+    live["metadata"]["managedFields"].append(more)
+    assert policies.meddled(policy, live) == ["kubectl: spec.rules"]
 
 
 def test_a_nudge_changes_no_decision() -> None:
