@@ -51,6 +51,7 @@ MODELS_PATH = "/v1/models"
 _PROBE_SECONDS = 10
 _DEFAULT_STARTUP_SECONDS = 1800
 _DEFAULT_GRACE_SECONDS = 60
+_SCALED_GRACE_SECONDS = 300
 _METRICS_PATH = "/metrics"
 _TRTLLM_METRICS_PATH = "/prometheus/metrics"
 
@@ -365,6 +366,8 @@ def _complete(model: Data) -> Data:
         "memory_fraction": memory_of(model),
         "hosts": hosts,
         "replicas": model.get("replicas") or len(hosts),
+        # Up to which number of workers an autoscaler may go; None where there is none.
+        "max_replicas": model.get("max_replicas"),
         # As many of its workers may come to be on one Spark.
         "replicas_per_host": workers_on_each(model, len(hosts)),
         "pool": names["pool"],
@@ -385,7 +388,9 @@ def _complete(model: Data) -> Data:
         "_command": list(model.get("command") or []),
         "_resources": dict(model.get("resources") or {}),
         "_shm_size": model.get("shm_size") or "8Gi",
-        "_grace_seconds": model.get("grace_seconds") or _DEFAULT_GRACE_SECONDS,
+        # Where workers come and go all day, what they are answering has to end first.
+        "_grace_seconds": model.get("grace_seconds")
+        or (_SCALED_GRACE_SECONDS if model.get("max_replicas") else _DEFAULT_GRACE_SECONDS),
         "_tool_parser": model.get("tool_parser"),
         "_picker_flags": {**_PICKER_FLAGS.get(engine, {}), **(model.get("picker_flags") or {})},
         "_forces_usage": engine == "vllm" or bool(model.get("forces_usage")),

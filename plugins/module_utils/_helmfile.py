@@ -241,6 +241,17 @@ def stored(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "data": {**(body.get("data") or {}), **text}}
 
 
+def without_scale(body: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
+    """The object without its number of replicas, where an autoscaler has set that: it is no drift, and must stay."""
+    scaled = any(
+        each.get("subresource") == "scale" and each.get("manager") == "kube-controller-manager"
+        for each in (live.get("metadata") or {}).get("managedFields") or []
+    )
+    if not scaled:
+        return dict(body)
+    return {**body, "spec": {key: value for key, value in (body.get("spec") or {}).items() if key != "replicas"}}
+
+
 def as_made(wanted: Any, live: Any) -> bool:
     """Whether a live object still has what a manifest gave it.
 

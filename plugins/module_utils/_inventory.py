@@ -21,6 +21,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import 
     envoy_unit,
     window_seconds,
 )
+from ansible_collections.tokenlabs.platform.plugins.module_utils._observability import METRICS
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     DEFAULT_RELEASE,
     RELEASES,
@@ -379,6 +380,7 @@ def _models(inventory: Inventory, collector: _Collector) -> dict[str, _Served] |
             _model(one.model, one.path, report)
             _access(inventory, one, report)
             _gated(inventory, one, report)
+            _autoscaling(inventory, one, report)
             one.fits = _replicas(one, report)
     _unique(served.values(), collector)
     for host in inventory.sparks:
@@ -503,9 +505,26 @@ def _gated(inventory: Inventory, one: _Served, report: Report) -> None:
         )
 
 
+def _autoscaling(inventory: Inventory, one: _Served, report: Report) -> None:
+    """An autoscaler that could never act is refused."""
+    most = one.model.get("max_replicas")
+    if most is None:
+        return
+    path, least = (*one.path, "max_replicas"), one.model.get("replicas") or len(one.sparks)
+    if most <= least:
+        reason = f"is {most}, and there are {least} replicas from the start: nothing could be added"
+        report(path, reason, "write replicas: 1, or leave max_replicas out")
+    if (one.model.get("engine") or "vllm") not in METRICS:
+        engine = one.model["engine"]
+        report(path, f"cannot be for the engine {engine}, which tells nobody of its queue", "leave it out")
+    chosen = inventory.shared.get("tokenlabs_observability")
+    if not isinstance(chosen, Mapping) or (chosen.get("prometheus") or "none") == "none":
+        report(path, "needs a Prometheus that reads the queue", "set tokenlabs_observability: {prometheus: stack}")
+
+
 def workers_on_each(model: Mapping[str, Any], sparks: int) -> int:
-    """How many workers of a model one of its Sparks may get: they are spread evenly."""
-    return -(-(model.get("replicas") or sparks) // sparks)
+    """How many workers of a model one of its Sparks may get: they are spread evenly, and none comes without a place."""
+    return -(-(model.get("max_replicas") or model.get("replicas") or sparks) // sparks)
 
 
 def _slots(host: Host) -> int:
@@ -521,9 +540,10 @@ def _replicas(one: _Served, report: Report) -> bool:
     if room is None or each <= max(room, 1):
         return True
     where = ", ".join(host.name for host in one.sparks)
+    name = "max_replicas" if one.model.get("max_replicas") else "replicas"
     report(
-        (*one.path, "replicas"),
-        f"is {one.model['replicas']}, above the GPU slots of {where}, which hold {room * sparks}",
+        (*one.path, name),
+        f"is {one.model[name]}, above the GPU slots of {where}, which hold {room * sparks}",
         "write less, name the model on more Sparks, or share their GPUs with tokenlabs_gpu_slots",
     )
     return False

@@ -84,13 +84,13 @@ def monitors(catalog: Catalog) -> list[Data]:
             _services("envoy-ratelimit", ENVOY_SYSTEM, {"app.kubernetes.io/name": "envoy-ratelimit"}, "metrics")
         )
     for path in dict.fromkeys(_path(model) for model in models):
-        names = sorted(model["name"] for model in models if _path(model) == path)
+        names = sorted(model["label"] for model in models if _path(model) == path)
         suffix = "" if path == "/metrics" else path.removesuffix("/metrics").replace("/", "-")
         found.append(
             _pods(f"models{suffix}", gateway["namespace"], _one_of("llm-d.ai/model", names), [_endpoint("http", path)])
         )
     if models:
-        names = [f"{model['pool'][:40]}-epp" for model in models]
+        names = [model["picker"] for model in models]
         token = {"type": "Bearer", "credentials": {"name": READER, "key": "token"}}
         found.append(
             _monitor(
@@ -186,7 +186,7 @@ def access(catalog: Catalog) -> list[Data]:
             "subjects": subjects,
         }
 
-    pickers = [{**subject, "name": f"{model['pool'][:40]}-epp"} for model in catalog["models"]]
+    pickers = [{**subject, "name": model["picker"]} for model in catalog["models"]]
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
         {

@@ -376,6 +376,13 @@ def render(found: Mapping[str, Any], form: str = "text") -> str:
     """A result of the module usage_info as a text, CSV, JSON or one HTML page."""
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r}; known are {', '.join(FORMS)}")
-    names = ("period", "currency", "refused", "left", "notes")
-    known = Usage(**{name: found[name] for name in names}, rows=[Row(**row) for row in found["rows"]])
+    # Ansible's own containers cannot be copied as a whole.
+    known = Usage(
+        found["period"],
+        found["currency"],
+        [Row(**row) for row in found["rows"]],
+        dict(found["refused"]),
+        [dict(each) for each in found["left"]],
+        list(found["notes"]),
+    )
     return FORMS[form](known)

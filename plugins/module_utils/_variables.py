@@ -308,6 +308,7 @@ MODEL = Record(
         "env": Table(Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), Text(), example="{NAME: value}"),
         "gpus": Number(0, 8),
         "replicas": Number(1, 256),
+        "max_replicas": Number(2, 256),
         "memory_fraction": Fraction(),
         "cache_size": _QUANTITY,
         "resources": Record(

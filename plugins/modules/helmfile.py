@@ -186,7 +186,7 @@ def drift_finder(module: Any) -> Callable[[_helmfile.Release, str], bool]:
         except UnknownKind:
             return True
         live = clients[0].get(resource.path(body["metadata"].get("namespace", namespace), body["metadata"]["name"]))
-        return live is None or not _helmfile.as_made(_helmfile.stored(body), live)
+        return live is None or not _helmfile.as_made(_helmfile.without_scale(_helmfile.stored(body), live), live)
 
     def drifted(release: _helmfile.Release, manifest: str) -> bool:
         if not clients:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible.plugins.loader import init_plugin_loader
+from ansible_collections.tokenlabs.platform.plugins.filter import autoscaling_objects
 from ansible_collections.tokenlabs.platform.plugins.filter.observability_objects import objects
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import CHARTS, RELEASES
 
@@ -17,8 +19,11 @@ from tests.contract.crds import Definitions
 from tests.contract.test_roles import render
 from tests.unit.plugins.catalog.test_catalog import derive, model
 
-# Roles with values for charts that are not stored, only their values are: role, variable, chart.
-VALUES = [("observability", "__observability_values", "kube_prometheus_stack")]
+# What charts are given that are not stored, only their own values are.
+VALUES: dict[str, Callable[[], dict[str, Any]]] = {
+    "kube_prometheus_stack": lambda: render("observability", "__observability_values", catalog()),
+    "prometheus_adapter": lambda: autoscaling_objects.objects(catalog())["values"],
+}
 
 
 def catalog(way: str = "envoy") -> dict[str, Any]:
@@ -57,11 +62,11 @@ def chart_values(upstream: Path, chart: str) -> dict[str, Any]:
     return yaml.safe_load((folder / "values.yaml").read_text())
 
 
-@pytest.mark.parametrize(("role", "variable", "chart"), VALUES, ids=[each[0] for each in VALUES])
-def test_the_charts_know_every_value(role: str, variable: str, chart: str, upstream: Path) -> None:
+@pytest.mark.parametrize("chart", VALUES)
+def test_the_charts_know_every_value(chart: str, upstream: Path) -> None:
     init_plugin_loader()
     given = chart_values(upstream, chart)
-    values = render(role, variable, catalog())
+    values = VALUES[chart]()
     assert unknown(values, given) == []
     assert unknown({**values, "prometheusOperatr": {}}, given) == [".prometheusOperatr"]
 

@@ -540,3 +540,12 @@ def test_the_text_of_a_secret_is_data_on_the_server() -> None:
     body = {"kind": "Secret", "data": {"a": "eA=="}, "stringData": {"b": "x"}}
     assert hf.stored(body) == {"kind": "Secret", "data": {"a": "eA==", "b": "eA=="}}
     assert hf.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {"kind": "ConfigMap", "stringData": {"b": "x"}}
+
+
+def test_what_an_autoscaler_has_set_is_no_drift() -> None:
+    made = {"kind": "Deployment", "spec": {"replicas": 1, "paused": False}}
+    fields = [{"manager": "kube-controller-manager", "subresource": "scale", "operation": "Update"}]
+    live = {"kind": "Deployment", "metadata": {"managedFields": fields}, "spec": {"replicas": 3, "paused": False}}
+    assert hf.as_made(hf.without_scale(made, live), live)
+    by_hand = {**live, "metadata": {"managedFields": [{**fields[0], "manager": "kubectl"}]}}
+    assert not hf.as_made(hf.without_scale(made, by_hand), by_hand)

@@ -308,6 +308,22 @@ CASES = [
         {MAIN: "tokenlabs_currency: euro\n"},
         [(f"{MAIN}:1: tokenlabs_currency is 'euro', not of the right form", "EUR")],
     ),
+    Case(
+        "an autoscaler on one Spark with one GPU",
+        {
+            MAIN: "tokenlabs_observability: {prometheus: stack}\n",
+            SPARK: model(replicas=1, max_replicas=2),
+        },
+        [(f"{SPARK}:", "is 2, above the GPU slots of spark-02, which hold 1")],
+    ),
+    Case(
+        "an autoscaler that nobody tells of the load, and that could add nothing",
+        {SPARK: model(max_replicas=2, replicas=2, memory_fraction=0.3) + "tokenlabs_gpu_slots: 2\n"},
+        [
+            (f"{SPARK}:", "nothing could be added"),
+            (f"{SPARK}:", "needs a Prometheus that reads the queue"),
+        ],
+    ),
     # release sets
     Case(
         "an unknown release",
