@@ -64,7 +64,11 @@ USES = (
     # Both say what they would do, and end with an error as long as nobody has confirmed it.
     Use(r"ansible-playbook -i inventories/mine playbooks/remove_node\.yml -e node=spark-02", 2),
     Use(r"ansible-playbook -i inventories/mine playbooks/teardown\.yml", 2),
-    Use(r"ansible-playbook -i inventories/mine playbooks/tenants\.yml -e tokenlabs_adopt=true --check --diff"),
+    Use(r"ansible-playbook -i inventories/mine playbooks/tenants\.yml -e '\{tokenlabs_adopt: true\}' --check --diff"),
+    Use(
+        r"kubectl -n token-labs get hpa",
+        reason="needs a model that comes and goes; tests/scenarios/test_default_zzz_autoscaling has one",
+    ),
     Use(r"kubectl (-n \S+ )?(get|describe) .+"),
     Use(r"lab/ctl (--help|COMMAND --help|kubectl get .+|fault)"),
     # not run
@@ -83,7 +87,7 @@ USES = (
         ),
     ),
     Use(
-        r"ansible-playbook .*playbooks/tenants\.yml -e tokenlabs_(adopt=true|kubeconfig=.*)",
+        r"ansible-playbook .*playbooks/tenants\.yml -e ('\{tokenlabs_adopt: true\}'|tokenlabs_kubeconfig=.*)",
         reason=("needs tenants made by hand, or another login; tests/integration/test_tenants* have both"),
     ),
     Use(

@@ -30,6 +30,8 @@ RELEASES = {
     "eg": "envoy_gateway",
     "kuadrant-operator": "kuadrant_operator",
 }
+# Those that an inventory may ask for.
+MONITORING = {"kube-prometheus-stack": "kube_prometheus_stack", "prometheus-adapter": "prometheus_adapter"}
 # Which playbook mends what verify found, by the group of the check.
 MENDS = {
     "nodes": "cluster",
@@ -174,7 +176,7 @@ def _nodes(found: Data) -> Iterator[Finding]:
 
 
 def _releases(found: Data) -> Iterator[Finding]:
-    charts = found["catalog"]["charts"]
+    charts, expected = found["catalog"]["charts"], _expected(found["catalog"])
     for each in found["platform"].get("releases") or []:
         if each["status"] != "deployed":
             yield Finding(
@@ -182,7 +184,7 @@ def _releases(found: Data) -> Iterator[Finding]:
                 f"Helm release {each['namespace']}/{each['name']} is {each['status']}",
                 f"run playbooks/{_mends(each)}.yml, which takes it up where it broke off",
             )
-        wanted = charts.get(RELEASES.get(each["name"], ""))
+        wanted = charts.get(expected.get(each["name"], ""))
         if wanted and each["version"] and each["version"] != wanted["version"]:
             yield Finding(
                 WARNING,
@@ -192,9 +194,21 @@ def _releases(found: Data) -> Iterator[Finding]:
             )
 
 
+def _expected(catalog: Data) -> dict[str, str]:
+    """The releases that the platform consists of, with their charts."""
+    wanted = dict(RELEASES)
+    if catalog["observability"]["prometheus"] == "stack":
+        wanted["kube-prometheus-stack"] = MONITORING["kube-prometheus-stack"]
+    if any(model.get("max_replicas") for model in catalog["models"]):
+        wanted["prometheus-adapter"] = MONITORING["prometheus-adapter"]
+    return wanted
+
+
 def _mends(release: Data) -> str:
     if release["name"] == "gpu-operator":
         return "cluster"
+    if release["name"] in MONITORING:
+        return "observability"
     return "gateway" if release["name"] in RELEASES else "inference"
 
 
@@ -358,7 +372,7 @@ def _component_rows(found: Data) -> Iterator[tuple[str, ...]]:
     if versions:
         yield "microk8s", ", ".join(versions), channel, "one version" if len(versions) == 1 else "versions differ"
     live = {each["name"]: each for each in found["platform"].get("releases") or []}
-    for name, chart in RELEASES.items():
+    for name, chart in _expected(catalog).items():
         wanted = catalog["charts"].get(chart)
         each = live.pop(name, None)
         if wanted and "releases" in found["platform"]:

@@ -30,7 +30,8 @@ def days(number: int) -> str:
 CATALOG: Data = {
     **SMALL,
     "release": {"name": "2026.07", "kubernetes_channel": "1.34/stable"},
-    "charts": {chart: {"version": "v1"} for chart in status.RELEASES.values()},
+    "charts": {chart: {"version": "v1"} for chart in (*status.RELEASES.values(), *status.MONITORING.values())},
+    "observability": {"prometheus": "none"},
 }
 
 
@@ -224,6 +225,22 @@ def test_each_trouble_is_a_line_with_a_remedy(name: str) -> None:
     assert "\n" not in finding.what
     assert finding.what in status.text(shown)
     assert status.text(shown).index("NODE") < status.text(shown).index(finding.what)
+
+
+def test_what_the_inventory_asks_for_is_among_the_components() -> None:
+    found = healthy()
+    found["catalog"]["observability"] = {"prometheus": "stack"}
+    found["catalog"]["models"][0]["max_replicas"] = 2
+    mine = {"namespace": "monitoring", "chart": "x", "version": "v0", "status": "deployed"}
+    found["platform"]["releases"].append({**mine, "name": "kube-prometheus-stack"})
+    shown = status.page(found, NOW)
+    (components,) = [section.rows for section in shown.sections if section.title == "Components"]
+    assert components[-2:] == (
+        ("kube-prometheus-stack", "v0", "v1", "deployed"),
+        ("prometheus-adapter", "-", "v1", "not installed"),
+    )
+    (finding,) = shown.findings
+    assert "observability.yml" in finding.remedy
 
 
 def test_errors_come_before_warnings() -> None:
