@@ -192,6 +192,9 @@ def _releases(found: Data) -> Iterator[Finding]:
                 f"{wanted['version']}",
                 f"run playbooks/{_mends(each)}.yml",
             )
+    live = {each["name"] for each in found["platform"].get("releases") or []}
+    for name in sorted(set(expected) & set(MONITORING) - live) if "releases" in found["platform"] else []:
+        yield Finding(WARNING, f"{name} is not installed", "run playbooks/observability.yml")
 
 
 def _expected(catalog: Data) -> dict[str, str]:
@@ -324,9 +327,8 @@ def page(found: Data, now: datetime | None = None) -> Page:
     """
     now = now or datetime.now(UTC)
     catalog, platform = found["catalog"], found["platform"]
-    gateway, port = catalog["gateway"], catalog["gateway"]["http_port"]
-    suffix = "" if port == 80 else f":{port}"
-    addresses = [f"http://{address}{suffix}" for address in platform.get("addresses") or []]
+    gateway = catalog["gateway"]
+    addresses = [_url(gateway, address) for address in platform.get("addresses") or []]
     release = catalog["release"]
     sections = (
         Section("Nodes", ("NODE", "STATE", "KUBELET", "ARCH", "GPUS", "DRIVER"), tuple(_node_rows(found))),
@@ -349,6 +351,12 @@ def page(found: Data, now: datetime | None = None) -> Page:
         sections=tuple(section for section in sections if section.rows),
         findings=tuple(findings(found, now)),
     )
+
+
+def _url(gateway: Data, address: str) -> str:
+    """How clients reach the gateway at an address."""
+    scheme, port = ("https", gateway["https_port"]) if gateway.get("tls") else ("http", gateway["http_port"])
+    return f"{scheme}://{address}" + ("" if port == {"http": 80, "https": 443}[scheme] else f":{port}")
 
 
 def _node_rows(found: Data) -> Iterator[tuple[str, ...]]:
