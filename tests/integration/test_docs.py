@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the pages name exists: playbooks, tags, variables, targets and links; and every command has its use in the tests."""
+"""What the pages name exists, playbooks, tags, variables, targets and links; every command has its use in the tests."""
 
 from __future__ import annotations
 
