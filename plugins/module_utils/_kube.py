@@ -394,7 +394,7 @@ def in_parallel(
 
     with ThreadPoolExecutor(max_workers=min(workers, len(items))) as pool:
         try:
-            for thread in [pool.submit(some) for _ in range(min(workers, len(items)))]:
+            for thread in [pool.submit(some) for _thread in range(min(workers, len(items)))]:
                 thread.result()
         except BaseException:
             stop.set()

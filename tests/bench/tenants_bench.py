@@ -54,7 +54,7 @@ class Bench:
         folder = self.directory / name
         folder.mkdir()
         operator = Operator(self.api, self.namespace(), folder)
-        measure = f"PYTHONPATH={REPO} exec {sys.executable} -m tests.bench.measure {folder}/usage"
+        measure = f"exec {sys.executable} -I -S {REPO}/tests/bench/measure.py {folder}/usage"
         (folder / "measured").write_text(f'#!/bin/sh\n{measure} "$@"\n')
         (folder / "measured").chmod(0o755)
         operator.controllers_python.write_text(f'#!/bin/sh\nexec {folder}/measured {sys.executable} "$@"\n')

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.scenarios.cluster import CTL, on
 from tests.scenarios.conftest import REPO, kubectl, playbook
 
 KEYS = Path(os.environ.get("TOKENLABS_LAB", "/")) / "credentials"
@@ -138,3 +141,35 @@ def test_what_clients_see(address: str, tmp_path: Path) -> None:
     run([], tmp_path, tokenlabs_prune=True)
     soon(address, dict.fromkeys(names, 401), keys)
     assert call(address, new)[0] == 401
+
+
+def test_without_cluster_admin(address: str, tmp_path: Path) -> None:
+    """The playbooks as a whole, with a login as docs/operations.md makes it and no other."""
+    chapter = (REPO / "docs/operations.md").read_text().split("\n## Tenants without cluster admin\n")[1]
+    commands, login = chapter.split("```bash\n")[1].split("```")[0], "/etc/tokenlabs/tenant-operator.config"
+    made = subprocess.run(
+        [CTL, "ssh", "controller", "sudo", "sh", "-es"], input=commands, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0 and login in chapter, made.stderr
+    # Its own kubeconfig, moved away: nothing falls back on it.
+    admin = "/var/snap/microk8s/current/credentials/client.config"
+    on("controller", f"mv {admin} {admin}.away")
+    try:
+        run([{"name": "t-operator", "tier": "free"}], tmp_path, tokenlabs_kubeconfig=login)
+        first = key("t-operator")
+        soon(address, {"t-operator": 200}, {"t-operator": first})
+        # That moment has come by the time that keys are looked at.
+        before = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        asked = ("-e", f"before={before}", "-e", "tenants=t-operator", "-e", "grace=0")
+        rotated = playbook("rotate_keys", "-e", f"@{tmp_path}/tenants.json", *asked)
+        assert rotated.code == 0, rotated.text
+        soon(address, {"t-operator": 200, "old": 401}, {"t-operator": key("t-operator"), "old": first})
+        report = playbook("tenants", "-e", f"@{tmp_path}/tenants.json", "--tags", "report")
+        assert report.code == 0 and "t-operator" in report.text, report.text
+        run([{"name": "t-operator", "state": "absent"}], tmp_path, tokenlabs_kubeconfig=login)
+        soon(address, {"t-operator": 401}, {"t-operator": key("t-operator")})
+    finally:
+        on("controller", f"mv {admin}.away {admin}")
+    # More than that it may not do.
+    asked = f"microk8s kubectl --kubeconfig {login} auth can-i get secrets -n redis-system"
+    assert on("controller", asked, check=False).startswith("no")

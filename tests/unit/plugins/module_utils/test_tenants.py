@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _tenant_keeper
 from ansible_collections.tokenlabs.platform.plugins.module_utils._keyfiles import new_key
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import KubeError
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import Result
@@ -478,6 +479,61 @@ def test_all_keys_are_on_disk_before_the_first_is_sent(world: World) -> None:
     world.cluster.before_write = lambda verb, name: there.append(world.files.stems())
     world.run(*(Tenant(name, "free") for name in "abc"))
     assert there == [{"a", "b", "c"}] * 3
+
+
+def test_every_key_of_many_is_on_disk_before_it_is_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tenant_keeper, "BATCH", 2)
+    synced: set[str] = set()
+    sync = world.files.sync
+
+    def remember(*arguments: Any, **more: Any) -> None:
+        sync(*arguments, **more)
+        synced.update(world.files.stems())
+
+    def look(verb: str, name: str) -> None:
+        assert name.split("-")[1] in synced
+
+    monkeypatch.setattr(world.files, "sync", remember)
+    world.cluster.before_write = look
+    names = list("abcdefg")
+    assert done(world.run(*(Tenant(name, "free") for name in names))) == {"created": names}
+    assert world.run(*(Tenant(name, "free") for name in names)).changes == []
+
+
+def test_a_disk_that_fills_up_meanwhile_stops_those_that_need_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tenant_keeper, "BATCH", 2)
+    sync = world.files.sync
+
+    def full(*arguments: Any, **more: Any) -> None:
+        if "c" in world.files.stems():
+            raise OSError(28, "No space left on device")
+        sync(*arguments, **more)
+
+    world.run(Tenant("z", "free"))
+    monkeypatch.setattr(world.files, "sync", full)
+    tenants = [*(Tenant(name, "free") for name in "abcd"), Tenant("z", "free", "suspended")]
+    result = world.run(*tenants)
+    assert done(result) == {"created": ["a", "b"], "suspended": ["z"]}
+    assert result.problems == dict.fromkeys("cd", "[Errno 28] No space left on device")
+    assert world.files.stems() == {"a", "b", "z"} and len(world.cluster.secrets) == 3
+    monkeypatch.setattr(world.files, "sync", sync)
+    assert done(world.run(*tenants)) == {"created": ["c", "d"]}
+
+
+def test_without_a_login_nothing_more_is_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tenant_keeper, "BATCH", 2)
+
+    def expire(verb: str, name: str) -> None:
+        if world.cluster.writes > 3:
+            raise KubeError(401, "Unauthorized", "login expired")
+
+    world.cluster.before_write = expire
+    result = world.run(*(Tenant(name, "free") for name in "abcdefg"))
+    assert done(result) == {"created": ["a", "b", "c"]}
+    assert result.problems == {"d": "401 Unauthorized: login expired"} | dict.fromkeys(
+        "efg", "not tried, because of another failure"
+    )
+    assert world.files.stems() == {"a", "b", "c"}
 
 
 def test_one_failure_does_not_stop_the_others(world: World) -> None:
