@@ -235,7 +235,7 @@ class KeyFiles:
                     if slot == NEXT:
                         # One that is there has been overtaken.
                         self._shelve(self.path(name, slot), name)
-                    descriptor = self._write(self.path(name, slot), key)
+                    descriptor = self._write(f"{self._directory}/{name}{slot}", key)
                 except (KeyFileError, OSError) as error:
                     errors[name] = error
                     continue
@@ -254,7 +254,7 @@ class KeyFiles:
                 raise
         return errors
 
-    def _write(self, path: Path, key: str) -> int:
+    def _write(self, path: str, key: str) -> int:
         try:
             descriptor = self._open_new(path)
         except FileExistsError as error:
@@ -267,7 +267,7 @@ class KeyFiles:
             raise
         return descriptor
 
-    def _open_new(self, path: Path) -> int:
+    def _open_new(self, path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             return os.open(path, flags, 0o600)
@@ -349,13 +349,13 @@ class KeyFiles:
                     self._unmark(name)
 
     def mark(self, stem: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT
+        path, flags = f"{self._marks}/{stem}", os.O_WRONLY | os.O_CREAT
         try:
-            descriptor = os.open(self._marks / stem, flags, 0o600)
+            descriptor = os.open(path, flags, 0o600)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._marks, 0o700)
-            descriptor = os.open(self._marks / stem, flags, 0o600)
+            descriptor = os.open(path, flags, 0o600)
         os.close(descriptor)
 
     def _unmark(self, stem: str) -> None:
