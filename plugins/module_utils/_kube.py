@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -52,6 +53,8 @@ CONNECT_PATIENCE = 20.0
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 UNREACHABLE = 0
+# What the API server writes at the beginning of a list: where it goes on, before the items themselves.
+_CONTINUE = re.compile(rb'\{(?:"kind":"\w+","apiVersion":"[\w./]+",)?"metadata":\{[^{}\[\]]*?"continue":"([^"\\]+)"')
 
 
 class KubeError(Exception):
@@ -172,6 +175,17 @@ class Kube:
         content_type: str = "application/json",
     ) -> tuple[int, dict[str, Any]]:
         """As request, with the status (201 tells a creation from an update)."""
+        response = self._send(method, path, query, body, content_type)
+        return response.status, _decode(response, path)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> Any:
         url = self._root + path
         if query:
             url += "?" + urlencode({key: value for key, value in query.items() if value is not None})
@@ -192,7 +206,7 @@ class Kube:
         except urllib3.exceptions.HTTPError as error:
             raise KubeError(UNREACHABLE, "Unreachable", f"{self._base}: {_root_cause(error)}", path) from error
         self._remember_warnings(response.headers)
-        return response.status, _decode(response, path)
+        return response
 
     def _remember_warnings(self, headers: Any) -> None:
         for header in headers.getlist("Warning") if hasattr(headers, "getlist") else []:
@@ -219,31 +233,37 @@ class Kube:
         each: Callable[[dict[str, Any]], Any] | None = None,
     ) -> list[Any]:
         """All objects of a collection, page by page; `each` reduces every item as it arrives, to save memory."""
+        query = {"limit": PAGE, "labelSelector": label_selector, "fieldSelector": field_selector}
         for last_try in (False, False, True):
             items: list[Any] = []
-            token: str | None = None
             try:
-                while True:
-                    page = self.request(
-                        "GET",
-                        path,
-                        query={
-                            "limit": PAGE,
-                            "labelSelector": label_selector,
-                            "fieldSelector": field_selector,
-                            "continue": token,
-                        },
-                    )
+                for page in self._pages(path, query):
                     found = page.get("items") or []
                     items.extend(map(each, found) if each else found)
-                    token = (page.get("metadata") or {}).get("continue")
-                    if not token:
-                        return items
+                return items
             except KubeError as error:
                 # The snapshot behind the token was compacted away: only a list from the start is consistent.
                 if error.status != 410 or last_try:
                     raise
         raise AssertionError("unreachable")
+
+    def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Page after page. While one is read here, the server is at work on the next."""
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            response = self._send("GET", path, query)
+            while True:
+                early = _CONTINUE.match(response.data) if response.status < 400 else None
+                expected = early[1].decode() if early else ""
+                following = ahead.submit(self._send, "GET", path, {**query, "continue": expected}) if expected else None
+                page = _decode(response, path)
+                yield page
+                token = (page.get("metadata") or {}).get("continue")
+                if not token:
+                    return
+                if following and token == expected:
+                    response = following.result()
+                else:
+                    response = self._send("GET", path, {**query, "continue": token})
 
     def apply(
         self, path: str, body: dict[str, Any], manager: str = MANAGER, force: bool = True, dry_run: bool = False

@@ -128,6 +128,35 @@ def test_a_list_begins_anew_when_its_token_has_expired(script: Script, kube: Kub
     assert ["continue=t" in path for _method, path in script.requests] == [False, True, False, True]
 
 
+def page(number: int, token: str = "") -> Answer:
+    """As the API server writes it."""
+    metadata = {"resourceVersion": "7", **({"continue": token, "remainingItemCount": 1} if token else {})}
+    body = {"kind": "SecretList", "apiVersion": "v1", "metadata": metadata, "items": [{"n": number}]}
+    return 200, {}, json.dumps(body, separators=(",", ":")).encode()
+
+
+def test_the_next_page_is_on_its_way_while_one_is_read(script: Script, kube: Kube) -> None:
+    script.answers = [page(1, "one"), page(2, "two"), page(3)]
+    read: list[int] = []
+
+    def each(item: dict[str, Any]) -> int:
+        read.append(item["n"])
+        deadline = time.monotonic() + 10
+        while len(script.requests) < min(len(read) + 1, 3):
+            assert time.monotonic() < deadline, "nothing was asked for ahead"
+            time.sleep(0.01)
+        return item["n"]
+
+    assert kube.list("/x", "a=b", each=each) == [1, 2, 3]
+    assert [path.partition("continue=")[2] for _method, path in script.requests] == ["", "one", "two"]
+    assert all("labelSelector=a%3Db" in path for _method, path in script.requests) and kube.requests == 3
+
+
+def test_a_token_that_expires_ahead_of_time_begins_the_list_anew(script: Script, kube: Kube) -> None:
+    script.answers = [page(1, "one"), refusal(410, "Expired", "too old"), page(1, "one"), page(2)]
+    assert kube.list("/x") == [{"n": 1}, {"n": 2}]
+
+
 def test_a_list_that_never_holds_still_fails(script: Script, kube: Kube) -> None:
     script.answers = [refusal(410, "Expired", "too old")] * 3
     with pytest.raises(KubeError, match="too old"):
