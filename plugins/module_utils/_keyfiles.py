@@ -168,14 +168,13 @@ class KeyFiles:
         """Which keys there are files of."""
         return {match["stem"] for name in self._names(self._directory) if (match := FILE.fullmatch(name))}
 
-    def read_all(self, only: Iterable[str] | None = None) -> dict[str, Stored]:
-        """What is on disk, by stem."""
-        wanted = None if only is None else set(only)
+    def read_all(self, tenant: str | None = None) -> dict[str, Stored]:
+        """What is on disk, of everybody or of one tenant, by stem."""
         found: dict[str, Stored] = {}
         directory = str(self._directory)
         for name in self._names(self._directory):
             match = FILE.fullmatch(name)
-            if not match or (wanted is not None and match["stem"] not in wanted):
+            if not match or tenant not in (None, match["tenant"]):
                 continue
             whose = match["stem"]
             stored = found.get(whose, NOTHING)
@@ -326,7 +325,7 @@ class KeyFiles:
     def forget(self, stem: str, old: Iterable[str] | None = None) -> None:
         """Remove shelved keys, by their fingerprints' digits, or all."""
         if old is None:
-            old = self.read_all([stem]).get(stem, NOTHING).old
+            old = self.read_all(stem.partition(".")[0]).get(stem, NOTHING).old
         for each in old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(stem, f".key.{each}.old"))

@@ -109,7 +109,7 @@ class TenantPlan:
         self._foreign = [each for each in foreign if each not in self._adopted]
         self._lives = self._find_lives()
         self._made: list[Step] = []
-        self._written: list[Step] = []
+        self._written: list[Write] = []
         self._removed: list[Step] = []
         self._actions: set[str] = set()
         # Described only when there is something to tell.
@@ -158,9 +158,12 @@ class TenantPlan:
                 lives.append(Live(key, str(named[0]), credentials))
             else:
                 unnamed.append((key, credentials))
+        # One that was adopted and replaced at once, before an interruption: it is on its way out under that name.
+        replaced = {each: live.name for live in lives for each in live.replaces}
         for key, credentials in unnamed:
             taken = {live.name for live in lives}
-            lives.append(Live(key, self._name_of(credentials[0], key, taken), credentials))
+            name = replaced.get(digits(key)) or self._name_of(credentials[0], key, taken)
+            lives.append(Live(key, name, credentials))
         return lives
 
     def _name_of(self, credential: Credential, key: str, taken: Collection[str]) -> str:
@@ -440,7 +443,9 @@ class TenantPlan:
             self._after.append((target, key))
 
     def _change(self) -> Change | None:
-        steps = (*self._made, *self._written, *self._removed)
+        # A key is let in before another one is kept out: there is always one.
+        written = sorted(self._written, key=lambda write: not write.target.active)
+        steps: tuple[Step, ...] = (*self._made, *written, *self._removed)
         if not steps:
             return None
         before = [each.describe() for each in (*self._ours, *self._adopted)]

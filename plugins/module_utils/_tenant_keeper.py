@@ -201,9 +201,7 @@ class Keeper:
             live = self._kube.get(f"{self._collection}/{name}")
             if live:
                 found.append(observe(live))
-        stems = {*observed.tenants_with_files.get(tenant.name, ()), stem(tenant.name, "default")}
-        stems |= {stem(tenant.name, key.name) for key in tenant.keys or ()}
-        fresh = Observed.of(found, self._files.read_all(stems), self._imports, self._importers)
+        fresh = Observed.of(found, self._files.read_all(tenant.name), self._imports, self._importers)
         names = {*observed.names, *seen}
         return Observed(
             fresh.ours,

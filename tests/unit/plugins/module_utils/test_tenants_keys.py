@@ -238,6 +238,13 @@ def test_one_key_of_two_is_suspended(world: World) -> None:
     assert let_in(world) == keys
 
 
+def test_one_key_is_let_in_before_another_is_kept_out(world: World) -> None:
+    world.run(acme(Key(), Key("ci", "suspended")))
+    world.cluster.after_event = lambda: None if let_in(world) else pytest.fail("shut out")
+    assert done(world.run(acme(Key(state="suspended"), Key("ci")))) == {"suspended": ["acme"], "resumed": ["acme"]}
+    assert let_in(world) == {world.files.read("acme.ci")}
+
+
 def test_a_key_that_is_not_listed_any_more_keeps_what_was_wanted_of_it(world: World) -> None:
     end = world.now + DAY
     world.run(acme(Key(), Key("ci", "suspended"), Key("old", expires=end)))
@@ -417,6 +424,47 @@ def test_several_secrets_of_one_tenant_are_adopted_with_names(world: World) -> N
     names = set(by_name(world))
     assert {"default", "ci"} < names or len(names) == 3
     settled(world, ACME, prune=True)
+
+
+@pytest.mark.parametrize("writes", range(1, 4))
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_key_that_is_adopted_and_replaced_at_once_does_not_stay(world: World, writes: int, killed: bool) -> None:
+    """Wherever that is interrupted, or somebody edits meanwhile."""
+    key = made_by_hand(world)
+    rules: dict[str, Any] = {"adopt": True, "rotate_before": world.now, "grace": timedelta()}
+
+    def interrupt(verb: str, name: str) -> None:
+        if world.cluster.writes == writes:
+            if killed:
+                raise Crash
+            for item in list(world.cluster.secrets.values()):
+                world.cluster.put({**item, "metadata": {**item["metadata"]}})
+
+    world.cluster.before_write = interrupt
+    with contextlib.suppress(Crash):
+        world.run(ACME, **rules)
+    world.cluster.before_write = lambda verb, name: None
+    assert world.run(ACME, **rules).problems == {}
+    [item] = world.cluster.of("acme")
+    assert let_in(world) == {key_of(item)} == world.on_disk() and key_of(item) != key
+    assert list(by_name(world)) == ["default"]
+    settled(world, ACME, **rules)
+
+
+def test_what_was_made_for_a_key_before_an_edit_is_seen_after_it(world: World) -> None:
+    """The file of a key whose name is in no list."""
+    keys = {made_by_hand(world, key=new_key()), made_by_hand(world, "tenant-acme-ci", new_key())}
+
+    def edit(verb: str, name: str) -> None:
+        if verb == "delete":
+            world.cluster.before_write = lambda verb, name: None
+            item = world.cluster.secrets[name]
+            world.cluster.put({**item, "metadata": {**item["metadata"]}})
+
+    world.cluster.before_write = edit
+    assert done(world.run(ACME, adopt=True)) == {"adopted": ["acme"]}
+    assert let_in(world) == keys == world.on_disk()
+    settled(world, ACME)
 
 
 def test_a_secret_that_lost_its_labels_by_a_manual_rotation_is_adopted(world: World) -> None:
