@@ -35,9 +35,9 @@ def test_the_example_asks_for_exactly_what_it_cannot_know() -> None:
     assert all("placeholder" in line for line in found)
 
 
-def filled(directory: Path) -> Path:
-    """The example with its placeholders filled in and every commented option taken."""
-    shutil.copytree(EXAMPLE, directory, dirs_exist_ok=True)
+def filled(directory: Path, source: Path = EXAMPLE) -> Path:
+    """An inventory with its placeholders filled in."""
+    shutil.copytree(source, directory, dirs_exist_ok=True)
     numbers = iter(range(10, 20))
     for file in directory.rglob("*.yml"):
         text = re.sub(r"ansible_host: <.*>", lambda _: f"ansible_host: 192.168.1.{next(numbers)}", file.read_text())
@@ -81,6 +81,54 @@ def test_the_commented_options_are_valid(tmp_path: Path) -> None:
     # These two only make sense with another engine.
     expected = {"tokenlabs_models[0].command", "tokenlabs_models[0].forces_usage"}
     assert {line.split(" ")[1] for line in found} == expected, "\n".join(found)
+
+
+# Models with their engines and Sparks, and what a Spark's memory and slots are used for.
+SETS = {
+    "nemotron": (
+        [("nemotron-llama-8b", "vllm", ["spark-01"]), ("nemotron-vl-12b", "vllm", ["spark-02"])],
+        {"spark-01": (1, 0.8), "spark-02": (1, 0.85)},
+    ),
+    "engines": (
+        [
+            ("deepseek-r1-7b", "vllm", ["spark-02"]),
+            ("llama-31-8b", "sglang", ["spark-02"]),
+            ("nemotron-120b", "vllm", ["spark-01"]),
+            ("qwen25-7b", "trtllm", ["spark-02"]),
+        ],
+        {"spark-01": (1, 0.85), "spark-02": (3, 0.85)},
+    ),
+    "simulator": (
+        [("sim-large", "sim", ["sim-01"]), ("sim-small", "sim", ["sim-01"])],
+        {"sim-01": (0, 0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_of_models_is_valid_as_soon_as_its_addresses_are_filled_in(name: str, tmp_path: Path) -> None:
+    source = ROOT / "inventories" / name
+    asked = {line.split(" ")[1] for line in problems(source)}
+    assert asked <= {"ansible_host", "tokenlabs_loadbalancer_range", "tokenlabs_hf_token"} and "ansible_host" in asked
+    directory = filled(tmp_path, source)
+    example = directory / "group_vars/all/vault.yml.example"
+    if example.exists():
+        vault = example.read_text().replace("<token of Hugging Face>", "hf_aB3dE5gH7jK9mN1pQ2")
+        example.with_suffix("").write_text(vault)
+    answer = load(directory)
+    assert not answer.get("failed"), answer.get("msg")
+    # Nothing in it is worth a warning.
+    assert not [line for line in answer["summary"] if line.startswith("Warning")]
+    catalog = answer["catalog"]
+    models, used = SETS[name]
+    assert [(model["name"], model["engine"], model["hosts"]) for model in catalog["models"]] == models
+    for host, (slots, memory) in used.items():
+        node = catalog["nodes"][host]
+        assert (node["gpu_slots_used"], node["memory_fraction"]) == (slots, memory)
+        assert node["gpu"] is bool(slots)
+    for model in catalog["models"]:
+        if model["engine"] != "sim":
+            assert model["gpus"] and catalog["nodes"][model["hosts"][0]]["cache_gib"]
 
 
 @pytest.mark.parametrize("name", ["lab", "ha"])
