@@ -55,7 +55,7 @@ labtests() { pytest -q -m "not long" tests/lab; }
 scenarios() { scripts/scenarios.sh default cluster; }
 
 long() {
-  pytest -q -m long tests/unit tests/integration tests/lab && LONG=1 scripts/scenarios.sh default lifecycle cluster ha &&
+  pytest -q -m long tests/unit tests/integration tests/lab && LONG=1 scripts/scenarios.sh default lifecycle cluster ha models &&
   pytest -q -rP -m long tests/rollout
 }
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,20 @@ def test_what_was_changed_by_hand_is_seen_and_put_right(
     mark = api.mark()
     assert run(helmfile, **arguments)["changed"] is False
     assert api.writes(mark) == []
+
+
+def test_a_release_made_by_hand_is_taken_over_by_its_name(
+    api: apiserver.ApiServer, run: RunModule, releases: Releases
+) -> None:
+    """It is upgraded in its place, and from then on removed when it leaves the file."""
+    command = ["install", "old", str(releases.chart), "--namespace", releases.namespace, "--set", "text=by hand"]
+    subprocess.run([releases.tools / "helm", *command, "--kubeconfig", api.kubeconfig], check=True, capture_output=True)
+    uid = api.raw("GET", f"/api/v1/namespaces/{releases.namespace}/configmaps/old")["metadata"]["uid"]
+    taken = run(helmfile, **releases.arguments({"old": "one"}))
+    assert taken["updated"] == releases.ids("old")
+    found = api.raw("GET", f"/api/v1/namespaces/{releases.namespace}/configmaps/old")
+    assert (found["metadata"]["uid"], found["data"]["text"]) == (uid, "one")
+    assert run(helmfile, **releases.arguments({}))["removed"] == releases.ids("old")
 
 
 def test_secrets_are_in_no_output(run: RunModule, releases: Releases) -> None:

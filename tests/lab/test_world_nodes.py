@@ -145,6 +145,14 @@ def test_faults_keep_pods_from_starting(fault: str) -> None:
     assert startable(played(node(), pod(), config)) is None
 
 
+def test_an_image_of_a_registry_that_cannot_exist_is_never_pulled() -> None:
+    found = played(node(), pod(image="registry.invalid:5000/server:v1"))
+    assert startable(found) is None
+    waiting = found.get("Pod", "p", "ns")["status"]["containerStatuses"][0]["state"]["waiting"]
+    assert waiting["reason"] == "ImagePullBackOff" and "lookup registry.invalid: no such host" in waiting["message"]
+    assert [event["reason"] for event in found.store.all("Event")] == ["Failed"]
+
+
 # --- who plays a pod
 @pytest.mark.parametrize(
     ("image", "labels", "expected"),

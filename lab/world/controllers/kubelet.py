@@ -22,6 +22,7 @@ GPU = "lab.tokenlabs.invalid/gpu"  # written by the host's kubelet when the mach
 DRIVER = "lab.tokenlabs.invalid/gpu-driver"  # likewise: the version of a driver that works
 SANDBOX = "Failed to create pod sandbox: rpc error: code = Unknown desc = "
 STARTABLE = "PodReadyToStartContainers"
+NO_IMAGE = "ImagePullBackOff"
 
 
 # --- after a refresh of the host's MicroK8s
@@ -67,9 +68,22 @@ def blocked(pod: Json, store: Store) -> tuple[str, str]:
                     f'MountVolume.SetUp failed for volume "{volume["name"]}" : {what} "{name}" not found',
                 )
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
+        if problem := _no_image(container["image"]):
+            return NO_IMAGE, problem
         if problem := _missing_env(container, space, store):
             return "CreateContainerConfigError", problem
     return "", ""
+
+
+def _no_image(image: str) -> str:
+    """Every image can be had here, but from a registry whose name cannot exist (RFC 2606)."""
+    host = image.partition("/")[0].partition(":")[0]
+    if not host.endswith(".invalid"):
+        return ""
+    return (
+        f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": failed to do request: '
+        f"dial tcp: lookup {host}: no such host"
+    )
 
 
 def _no_handler(spec: Json, store: Store) -> str:
@@ -186,7 +200,10 @@ def pod(obj: Json, store: Store) -> Iterator[Action]:
         return
     if phase == "Pending" and not is_true(obj, STARTABLE):
         reason, problem = blocked(obj, store)
-        if reason:
+        if reason == NO_IMAGE:
+            yield Event(obj, "Failed", f"Failed to pull image: {problem}", "kubelet")
+            yield _waiting(obj, reason, f"Back-off pulling image: ErrImagePull: {problem}")
+        elif reason:
             yield Event(obj, reason if reason.startswith("Failed") else "Failed", problem, "kubelet")
             yield _waiting(obj, reason, problem)
         elif real:
@@ -212,7 +229,8 @@ def _conditions(obj: Json, store: Store, *wanted: Json) -> Patch:
 
 
 def _waiting(obj: Json, reason: str, message: str) -> Patch:
-    shown = reason if reason in ("CreateContainerConfigError", "RunContainerError") else "ContainerCreating"
+    told = ("CreateContainerConfigError", "RunContainerError", NO_IMAGE)
+    shown = reason if reason in told else "ContainerCreating"
     statuses = [
         {
             "name": container["name"],
