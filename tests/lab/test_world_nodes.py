@@ -150,7 +150,7 @@ def test_an_image_of_a_registry_that_cannot_exist_is_never_pulled() -> None:
     assert startable(found) is None
     waiting = found.get("Pod", "p", "ns")["status"]["containerStatuses"][0]["state"]["waiting"]
     assert waiting["reason"] == "ImagePullBackOff" and "lookup registry.invalid: no such host" in waiting["message"]
-    assert [event["reason"] for event in found.store.all("Event")] == ["Failed"]
+    assert {event.reason for event in found.events} == {"Failed"}
 
 
 # --- who plays a pod
