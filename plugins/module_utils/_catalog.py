@@ -95,12 +95,15 @@ def derive(inventory: Inventory) -> Data:
     versions = {**release.versions, **overrides}
     mirrors = shared.get("tokenlabs_mirrors") or {}
     channel = shared.get("tokenlabs_microk8s_channel") or release.kubernetes_channel
+    if inventory.existing:
+        channel = release.newest_kubernetes
     namespace = shared.get("tokenlabs_namespace") or NAMESPACE
     hf_secret = HF_SECRET if shared.get("tokenlabs_hf_token") else None
     models = _models(inventory)
     charts = _charts(shared, versions, mirrors)
     images = {**release.images, **(shared.get("tokenlabs_images") or {})}
     return {
+        "cluster": shared.get("tokenlabs_cluster") or "microk8s",
         "release": {
             "name": release.name,
             "kubernetes_channel": channel,
@@ -108,6 +111,7 @@ def derive(inventory: Inventory) -> Data:
             "kubernetes_oldest": release.oldest_kubernetes,
             "kubernetes_newest": release.newest_kubernetes,
             "versions": versions,
+            "unsupported": shared.get("tokenlabs_release_unsupported") is True,
             "risks": [
                 f"{rule.reason} (source: {rule.source})"
                 + (f"; {release.strains[rule.id]}" if rule.id in release.strains else "")
@@ -151,6 +155,8 @@ def summarize(catalog: Data, tenants: list[Any], remarks: Sequence[Any] = ()) ->
         f"Release {catalog['release']['name']} on Kubernetes {catalog['release']['kubernetes_channel']}",
         f"Controller {catalog['controller']}, {sum(node['gpu'] for node in catalog['nodes'].values())} Sparks",
     ]
+    if catalog["cluster"] == "existing":
+        lines[0] = f"Release {catalog['release']['name']} on a cluster that somebody else runs; no host is touched"
     lines += [f"Warning: {risk}" for risk in (*catalog["release"]["risks"], *remarks)]
     for model in catalog["models"]:
         workers = "" if model["replicas"] == len(model["hosts"]) else f", {model['replicas']} workers"

@@ -11,12 +11,10 @@ and after are the firm source for that.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 Run = Callable[[list[str]], tuple[int, str, str]]
@@ -29,12 +27,6 @@ PLAN = ("--detailed-exitcode", "--skip-diff-on-install", "--suppress-secrets", "
 THREE_WAY = ("--diff-args", "--three-way-merge")
 EVENTS_SHOWN = 6
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|[MGTPE]i?|Ki)?")
-_UNITS = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000), "Ki": Decimal(1024)} | {
-    unit + suffix: Decimal(base) ** power
-    for power, unit in enumerate("MGTPE", start=2)
-    for suffix, base in (("", 1000), ("i", 1024))
-}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _AFFECTED = re.compile(r"^  (\S+) \(.*\) [A-Z]+$", re.MULTILINE)
 _ERROR_LINE = re.compile(r"^\s*Error: (.+?)\]?$", re.MULTILINE)
@@ -230,51 +222,6 @@ def _dropped(tool: Helmfile, label: str | None, listed: Mapping[str, Release]) -
 
 def _differs(before: Release | None, after: Release) -> bool:
     return before is None or before.revision != after.revision
-
-
-def stored(body: Mapping[str, Any]) -> dict[str, Any]:
-    """An object as the server keeps it: a Secret's text is data there."""
-    if body.get("kind") != "Secret" or not body.get("stringData"):
-        return dict(body)
-    text = {key: base64.b64encode(str(value).encode()).decode() for key, value in body["stringData"].items()}
-    rest = {key: value for key, value in body.items() if key != "stringData"}
-    return {**rest, "data": {**(body.get("data") or {}), **text}}
-
-
-def without_scale(body: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """The object without its number of replicas, where an autoscaler has set that: it is no drift, and must stay."""
-    scaled = any(
-        each.get("subresource") == "scale" and each.get("manager") == "kube-controller-manager"
-        for each in (live.get("metadata") or {}).get("managedFields") or []
-    )
-    if not scaled:
-        return dict(body)
-    return {**body, "spec": {key: value for key, value in (body.get("spec") or {}).items() if key != "replicas"}}
-
-
-def as_made(wanted: Any, live: Any) -> bool:
-    """Whether a live object still has what a manifest gave it.
-
-    What the server adds does not count, nor does an empty value that it drops, nor how it writes a quantity. A mistake
-    here costs a closer look, no more.
-    """
-    if wanted is None:
-        return True
-    if isinstance(wanted, Mapping):
-        found = live if isinstance(live, Mapping) else {}
-        return all(as_made(value, found.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, list) and wanted:
-        same_length = isinstance(live, list) and len(live) == len(wanted)
-        return same_length and all(map(as_made, wanted, live))
-    if not wanted:
-        return not live
-    return str(live) == str(wanted) or (_quantity(wanted) is not None and _quantity(live) == _quantity(wanted))
-
-
-def _quantity(value: Any) -> Decimal | None:
-    """A Kubernetes quantity as a number: 1000m and 1 are the same."""
-    found = _QUANTITY.fullmatch(str(value))
-    return Decimal(found[1]) * _UNITS[found[2] or ""] if found else None
 
 
 def parse_declared(text: str) -> list[Release]:

@@ -50,6 +50,8 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     MODEL,
     MODEL_LIMIT,
     NETWORKS,
+    NODE,
+    ONLY_MICROK8S,
     OWN_ARGUMENTS,
     RESERVED_HOSTS,
     RESERVED_NAMESPACES,
@@ -144,6 +146,11 @@ class Inventory:
     def sparks(self) -> list[Host]:
         return [host for host in self.hosts if host.spark]
 
+    @property
+    def existing(self) -> bool:
+        """Whether somebody else runs the cluster: hosts are nodes of it by name, and none of them is touched."""
+        return self.shared.get("tokenlabs_cluster") == "existing"
+
 
 class _Collector:
     """Gathers problems and finds out where each was written."""
@@ -177,6 +184,7 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
         if inventory.shared.get(name) is not None and name not in SECRETS
     }
     _hosts(inventory, collector)
+    _existing(inventory, collector)
     _namespace(inventory, shared)
     _secrets(inventory, shared)
     _gateway.validate(inventory.shared, fine, shared)
@@ -214,7 +222,7 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
     if not inventory.controllers:
         everywhere(("controllers",), "has no host", "name the controller in the group controllers")
     controllers = len(inventory.controllers)
-    if controllers and controllers % 2 == 0:
+    if controllers and controllers % 2 == 0 and not inventory.existing:
         reason = (
             f"has {controllers} hosts: a majority must be up, so no more of them may fail than of {controllers - 1}"
         )
@@ -224,7 +232,9 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
     seen: dict[str, str] = {}
     for host in inventory.hosts:
         report = collector.at(host.name)
-        if not re.fullmatch(LABEL, host.name):
+        if inventory.existing and re.fullmatch(NODE, host.name):
+            pass
+        elif not re.fullmatch(LABEL, host.name):
             remedy = f"write {LABEL_FORM}; a full name belongs into ansible_host"
             if re.fullmatch(LABEL, host.name.lower()):
                 remedy = f"write {host.name.lower()}"
@@ -255,6 +265,27 @@ def _hosts(inventory: Inventory, collector: _Collector) -> None:
                     )
 
 
+def _existing(inventory: Inventory, collector: _Collector) -> None:
+    """What makes no sense, and what is needed, where the cluster is somebody else's."""
+    if not inventory.existing:
+        return
+    report = collector.at(None)
+    if len(inventory.controllers) > 1:
+        reason = "has more than one host, but with tokenlabs_cluster: existing it names where helm runs"
+        report(("controllers",), reason, "leave one, such as localhost")
+    for host in inventory.controllers:
+        if host.spark:
+            report(("controllers",), f"names {host.name}, a Spark too", "name the machine that helm runs on, no node")
+    if inventory.shared.get("tokenlabs_kubeconfig") is None:
+        report(("tokenlabs_kubeconfig",), "is missing", "write the path of the cluster's kubeconfig")
+    for name in ONLY_MICROK8S:
+        if inventory.shared.get(name) is not None:
+            report((name,), "is set, but the cluster is not this platform's", "remove it, or tokenlabs_cluster")
+        for host in inventory.hosts:
+            if host.vars.get(name) is not None:
+                collector.at(host.name)((name,), "is set, but the cluster is not this platform's", "remove it")
+
+
 def _namespace(inventory: Inventory, report: Report) -> None:
     name = inventory.shared.get("tokenlabs_namespace")
     if isinstance(name, str) and (name in RESERVED_NAMESPACES or name.startswith("kube-")):
@@ -282,6 +313,9 @@ def _versions(inventory: Inventory, report: Report) -> None:
         return
     overrides = inventory.shared.get("tokenlabs_versions") or {}
     channel = inventory.shared.get("tokenlabs_microk8s_channel") or release.kubernetes_channel
+    if inventory.existing:
+        # Which version it is, is seen when it is looked at.
+        channel = release.newest_kubernetes
     if not isinstance(overrides, Mapping) or not isinstance(channel, str):
         return
     versions = {**release.versions, "kubernetes": kubernetes_minor(channel)}
@@ -728,10 +762,11 @@ def _ipv4(value: Any) -> ipaddress.IPv4Address | None:
 
 def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool) -> None:
     owners: dict[ipaddress.IPv4Address, str] = {}
-    for host in inventory.hosts:
-        _address(host, owners, collector.at(host.name))
-    _logins(inventory, collector)
-    _networks(inventory, owners, collector)
+    if not inventory.existing:
+        for host in inventory.hosts:
+            _address(host, owners, collector.at(host.name))
+        _logins(inventory, collector)
+        _networks(inventory, owners, collector)
     report = collector.at(None)
     ranges: list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]] = []
     if range_is_text:

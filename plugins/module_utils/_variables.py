@@ -149,6 +149,18 @@ HOST_PORTS = {
     19001: "the datastore",
     25000: "the cluster agent",
 }
+# A node of somebody else's cluster, or the machine that helm runs on.
+NODE = r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?"
+# What says how MicroK8s and its nodes are set up.
+ONLY_MICROK8S = (
+    "tokenlabs_microk8s_channel",
+    "tokenlabs_loadbalancer_range",
+    "tokenlabs_gpu_toolkit",
+    "tokenlabs_gpu_cdi",
+    "tokenlabs_kubelet_args",
+    "tokenlabs_node_labels",
+    "tokenlabs_controller_is_spark",
+)
 # Words of Ansible and this collection's groups, which cannot be hosts at the same time.
 RESERVED_HOSTS = ("all", "controllers", "localhost", "sparks", "ungrouped")
 # Where other parts live.
@@ -488,6 +500,9 @@ SHARED: dict[str, Any] = {
     "tokenlabs_microk8s_channel": Text(
         r"1\.[0-9]{2}(-strict)?/(stable|candidate|beta|edge)", "a track and risk such as 1.34/stable"
     ),
+    "tokenlabs_cluster": Text(choices=("microk8s", "existing")),
+    "tokenlabs_tools_dir": Text(r"/.+", "an absolute path"),
+    "tokenlabs_state_dir": Text(r"/.+", "an absolute path"),
     "tokenlabs_gpu_toolkit": Text(choices=("host", "operator")),
     "tokenlabs_gpu_cdi": Flag(),
     "tokenlabs_kubeconfig": Text(r"/.+", "an absolute path"),

@@ -126,12 +126,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile
+from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
     Kube,
     KubeError,
-    UnknownKind,
     connect,
-    in_parallel,
     kube_module,
 )
 
@@ -179,25 +178,12 @@ def drift_finder(module: Any) -> Callable[[_helmfile.Release, str], bool]:
     """Tells whether the live objects of a manifest are other than it says; logs in only when there is a manifest."""
     clients: list[Kube] = []
 
-    def look(task: tuple[str, dict[str, Any]]) -> bool:
-        namespace, body = task
-        try:
-            resource = clients[0].resource(body["apiVersion"], body["kind"])
-        except UnknownKind:
-            return True
-        live = clients[0].get(resource.path(body["metadata"].get("namespace", namespace), body["metadata"]["name"]))
-        return live is None or not _helmfile.as_made(_helmfile.without_scale(_helmfile.stored(body), live), live)
-
     def drifted(release: _helmfile.Release, manifest: str) -> bool:
         if not clients:
             clients.append(connect(module))
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         bodies = [body for body in yaml.load_all(manifest, Loader=loader) if body]
-        outcomes = in_parallel(look, [(release.namespace, body) for body in bodies])
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        return any(outcome.result for outcome in outcomes)
+        return bool(drift(clients[0], release.namespace, bodies))
 
     return drifted
 

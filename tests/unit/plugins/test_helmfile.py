@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _drift as drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile as hf
 
 TOOL = ["helmfile", "--file", "f.yaml", "--helm-binary", "helm", "--no-color", "--allow-no-matching-release"]
@@ -533,19 +534,19 @@ def test_files_and_summary() -> None:
     ],
 )
 def test_whether_an_object_is_as_helm_made_it(wanted: object, live: object, same: bool) -> None:
-    assert hf.as_made(wanted, live) is same
+    assert drift.as_made(wanted, live) is same
 
 
 def test_the_text_of_a_secret_is_data_on_the_server() -> None:
     body = {"kind": "Secret", "data": {"a": "eA=="}, "stringData": {"b": "x"}}
-    assert hf.stored(body) == {"kind": "Secret", "data": {"a": "eA==", "b": "eA=="}}
-    assert hf.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {"kind": "ConfigMap", "stringData": {"b": "x"}}
+    assert drift.stored(body) == {"kind": "Secret", "data": {"a": "eA==", "b": "eA=="}}
+    assert drift.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {"kind": "ConfigMap", "stringData": {"b": "x"}}
 
 
 def test_what_an_autoscaler_has_set_is_no_drift() -> None:
     made = {"kind": "Deployment", "spec": {"replicas": 1, "paused": False}}
     fields = [{"manager": "kube-controller-manager", "subresource": "scale", "operation": "Update"}]
     live = {"kind": "Deployment", "metadata": {"managedFields": fields}, "spec": {"replicas": 3, "paused": False}}
-    assert hf.as_made(hf.without_scale(made, live), live)
+    assert drift.as_made(drift.without_scale(made, live), live)
     by_hand = {**live, "metadata": {"managedFields": [{**fields[0], "manager": "kubectl"}]}}
-    assert not hf.as_made(hf.without_scale(made, by_hand), by_hand)
+    assert not drift.as_made(drift.without_scale(made, by_hand), by_hand)

@@ -1006,6 +1006,40 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in found] == sorted(line.split(":")[0] for line in found)
 
 
+EXISTING = {
+    "hosts.yml": "controllers: {hosts: {localhost: {ansible_connection: local}}}\n"
+    "sparks: {hosts: {spark-01: {}, ip-10-0-0-7.compute.internal: {}}}\n",
+    "host_vars/spark-02.yml": None,
+}
+ELSEWHERE = "tokenlabs_cluster: existing\ntokenlabs_kubeconfig: /root/.kube/config\n"
+
+
+def test_a_cluster_of_somebody_else_needs_no_addresses(tmp_path: Path) -> None:
+    answer = load(write(tmp_path, {**EXISTING, MAIN: ELSEWHERE}))
+    assert not answer.get("failed"), answer.get("msg")
+    assert answer["catalog"]["cluster"] == "existing" and answer["catalog"]["controller"] == "localhost"
+    assert "somebody else" in answer["summary"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tokenlabs_cluster: existing\n", "tokenlabs_kubeconfig is missing"),
+        (ELSEWHERE + "tokenlabs_microk8s_channel: 1.34/stable\n", "tokenlabs_microk8s_channel is set, but"),
+        (ELSEWHERE + "tokenlabs_loadbalancer_range: 10.0.0.1-10.0.0.9\n", "tokenlabs_loadbalancer_range is set, but"),
+        (ELSEWHERE.replace("existing", "kind"), "tokenlabs_cluster cannot be 'kind'"),
+    ],
+)
+def test_what_makes_no_sense_on_a_cluster_of_somebody_else(tmp_path: Path, text: str, told: str) -> None:
+    found = problems(write(tmp_path, {**EXISTING, MAIN: text}))
+    assert any(told in line for line in found), found
+
+
+def test_the_same_inventory_without_it_is_refused(tmp_path: Path) -> None:
+    found = problems(write(tmp_path, {**EXISTING}))
+    assert any("localhost" in line for line in found) and len(found) >= 2
+
+
 def test_a_choice_at_ones_own_risk_is_taken_with_a_warning(tmp_path: Path) -> None:
     """A pair that upstream rules out."""
     text = "tokenlabs_versions: {envoy_gateway: v1.5.0}\ntokenlabs_release_unsupported: true\n"

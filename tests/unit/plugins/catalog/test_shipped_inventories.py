@@ -144,6 +144,13 @@ def test_the_lab_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {tier for tier in catalog["tiers"]} == {"free", "pro", "enterprise"}
 
 
+def test_the_example_of_a_cluster_of_somebody_else_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/somewhere/kubeconfig")
+    answer = load(ROOT / "inventories" / "existing")
+    assert not answer.get("failed"), answer.get("msg")
+    assert answer["catalog"]["cluster"] == "existing"
+
+
 def test_roles_read_no_variable_that_an_inventory_must_not_set() -> None:
     """A variable that preflight calls unknown could never be set."""
     known = {*SHARED, *HOST, *INTERNAL, "tokenlabs_controller"}  # the last one is a group of hosts

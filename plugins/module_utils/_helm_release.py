@@ -1,0 +1,178 @@
+# Copyright (c) TokenLabs platform developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One helm release: what helm remembers of it, what speaks for a change, and the commands.
+
+This module util is private to the collection: it may change in any way at any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import Drift
+from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import Kube
+
+HISTORY = 5
+
+
+@dataclass(frozen=True)
+class Record:
+    """What helm remembers of a release (helm/helm v3.19.5 pkg/release/release.go)."""
+
+    name: str
+    namespace: str
+    revision: int
+    status: str
+    chart: str = ""
+    version: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    manifest: str = field(default="", repr=False)
+
+
+def parse_record(secret: Mapping[str, Any]) -> Record:
+    """The Secret in which helm 3 keeps a revision: JSON, compressed, in base64 twice."""
+    raw = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+    told = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    about = (told.get("chart") or {}).get("metadata") or {}
+    return Record(
+        told["name"],
+        told.get("namespace") or secret["metadata"]["namespace"],
+        int(told.get("version") or 0),
+        told["info"]["status"],
+        about.get("name", ""),
+        about.get("version", ""),
+        told.get("config") or {},
+        told.get("manifest") or "",
+    )
+
+
+def newest(kube: Kube, namespace: str, name: str) -> Record | None:
+    """The last revision of a release, in whatever state; None where there is none, or it was uninstalled."""
+    path = f"/api/v1/namespaces/{namespace}/secrets"
+    secrets = kube.list(path, label_selector=f"owner=helm,name={name}", field_selector="type=helm.sh/release.v1")
+    if not secrets:
+        return None
+    last = max(secrets, key=lambda secret: int(secret["metadata"]["labels"]["version"]))
+    record = parse_record(last)
+    return None if record.status == "uninstalled" else record
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A release as it shall be."""
+
+    name: str
+    namespace: str
+    ref: str
+    version: str
+    repository: str | None = None
+    plain_http: bool = False
+    sha256: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    skip_crds: bool = False
+    timeout: int = 300
+
+    @property
+    def chart(self) -> str:
+        return self.ref.rstrip("/").rpartition("/")[2]
+
+    @property
+    def file(self) -> str:
+        """The chart's name on disk: another source is another file."""
+        source = hashlib.sha256(f"{self.repository or ''} {self.ref}".encode()).hexdigest()[:8]
+        return f"{self.chart}-{self.version}-{source}.tgz"
+
+    def pull(self, directory: str) -> list[str]:
+        more = ["--repo", self.repository] if self.repository else []
+        more += ["--plain-http"] if self.plain_http else []
+        return ["pull", self.ref, "--version", self.version, "--destination", directory, *more]
+
+    def upgrade(self, chart: str, values: str) -> list[str]:
+        """Install, or bring to exactly this; values of earlier times are forgotten."""
+        command = ["upgrade", self.name, chart, "--install", "--namespace", self.namespace, "--create-namespace"]
+        command += [
+            "--reset-values",
+            "--values",
+            values,
+            "--history-max",
+            str(HISTORY),
+            "--timeout",
+            f"{self.timeout}s",
+        ]
+        return command + (["--skip-crds"] if self.skip_crds else [])
+
+    def diff(self, chart: str, values: str) -> list[str]:
+        """Against what is there. It takes dry-run writes, so it is only asked when something speaks for a change."""
+        command = ["diff", "upgrade", self.name, chart, "--namespace", self.namespace, "--reset-values"]
+        command += ["--values", values, "--three-way-merge", "--detailed-exitcode", "--suppress-secrets"]
+        return [*command, "--no-color", "--context", "3", "--allow-unreleased"]
+
+
+def differences(record: Record | None, wanted: Wanted) -> list[str]:
+    """What of the record is other than wanted, for people."""
+    if record is None:
+        return ["it is not installed"]
+    found = []
+    if (record.chart, record.version) != (wanted.chart, wanted.version):
+        found.append(f"chart {record.chart} {record.version} -> {wanted.chart} {wanted.version}")
+    if _plain(record.config) != _plain(wanted.values):
+        found.append("other values")
+    if record.status != "deployed":
+        found.append(f"its last change ended as {record.status}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As helm's JSON has it: no empty maps by null, numbers alike."""
+    return json.loads(json.dumps(value or {}, sort_keys=True))
+
+
+def told(found: Drift) -> list[str]:
+    return [f"{name} is gone" for name in found.missing] + [f"{name} was changed" for name in found.other]
+
+
+def certificate_end(pem: str) -> datetime:
+    """Until when a certificate is valid (RFC 5280, 4.1: the second time of its validity). ValueError if it is none."""
+    lines = pem.partition("-----BEGIN CERTIFICATE-----")[2].partition("-----END")[0]
+    der = base64.b64decode("".join(lines.split()))
+    try:
+        fields = _parts(_parts(_parts(der)[0][1])[0][1])
+        version = 1 if fields[0][0] == 0xA0 else 0
+        # serial number, signature, issuer, validity
+        kind, value = _parts(fields[version + 3][1])[1]
+    except IndexError:
+        raise ValueError("this is no certificate") from None
+    form = "%y%m%d%H%M%SZ" if kind == 0x17 else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(value.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def _parts(data: bytes) -> list[tuple[int, bytes]]:
+    """The elements of a DER sequence, as tag and content."""
+    found, place = [], 0
+    while place < len(data):
+        tag, length = data[place], data[place + 1]
+        place += 2
+        if length & 0x80:
+            count = length & 0x7F
+            length = int.from_bytes(data[place : place + count], "big")
+            place += count
+        found.append((tag, data[place : place + length]))
+        place += length
+    return found
+
+
+def ends_soon(pem: str, days: int, now: datetime) -> str:
+    """Why a certificate has to be renewed; empty when it has not."""
+    try:
+        end = certificate_end(pem)
+    except ValueError:
+        return "its certificate cannot be read"
+    return f"its certificate ends {end:%Y-%m-%d}" if end - now < timedelta(days=days) else ""
