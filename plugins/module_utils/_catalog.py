@@ -176,7 +176,7 @@ def host_addresses(inventory: Inventory) -> list[str]:
     """Where hosts answer for the gateway themselves: nowhere when a load balancer does, else where it was chosen, or on
     every controller, so that losing one leaves the others."""
     shared = inventory.shared
-    if shared.get("tokenlabs_loadbalancer_range"):
+    if shared.get("tokenlabs_loadbalancer_range") or inventory.existing:
         return []
     chosen = (shared.get("tokenlabs_gateway") or {}).get("address")
     return [chosen] if chosen else [str(host.address) for host in inventory.controllers]

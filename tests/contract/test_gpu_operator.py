@@ -15,6 +15,7 @@ import yaml
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import trust_as_template
 
+from tests.contract.charts import unknown
 from tests.contract.test_roles import templar
 
 NFD = "node-feature-discovery"
@@ -94,17 +95,6 @@ def merged(one: Any, other: Any) -> Any:
         key: merged(one[key], other[key]) if key in one and key in other else {**one, **other}[key]
         for key in one | other
     }
-
-
-def unknown(given: Any, known: Any, path: str = "") -> list[str]:
-    """Keys that the chart does not have. An empty mapping of the chart takes any."""
-    if not isinstance(given, dict) or not isinstance(known, dict) or (path and not known):
-        return []
-    return [
-        found
-        for key, value in given.items()
-        for found in ([f"{path}.{key}"] if key not in known else unknown(value, known[key], f"{path}.{key}"))
-    ]
 
 
 def test_a_key_that_the_chart_lacks_is_found(variants: dict[str, Any], defaults: dict[str, Any]) -> None:
