@@ -167,7 +167,7 @@ def values(catalog: Body, told: Body) -> Iterator[tuple[str, Body]]:
         ("envoy_gateway",
          "envoy_gateway_values | combine(__envoy_gateway_values, __envoy_gateway_crds, recursive=true)",
          "envoy_gateway"),
-        ("ai_gateway", "ai_gateway_values", "ai_gateway"),
+        ("ai_gateway", "__ai_gateway_values | combine(ai_gateway_values, recursive=true)", "ai_gateway"),
     ):  # fmt: skip
         found = templar(role, catalog)
         found.available_variables.update(told)
