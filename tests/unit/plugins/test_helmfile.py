@@ -540,7 +540,10 @@ def test_whether_an_object_is_as_helm_made_it(wanted: object, live: object, same
 def test_the_text_of_a_secret_is_data_on_the_server() -> None:
     body = {"kind": "Secret", "data": {"a": "eA=="}, "stringData": {"b": "x"}}
     assert drift.stored(body) == {"kind": "Secret", "data": {"a": "eA==", "b": "eA=="}}
-    assert drift.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {"kind": "ConfigMap", "stringData": {"b": "x"}}
+    assert drift.stored({"kind": "ConfigMap", "stringData": {"b": "x"}}) == {
+        "kind": "ConfigMap",
+        "stringData": {"b": "x"},
+    }
 
 
 def test_what_an_autoscaler_has_set_is_no_drift() -> None:
