@@ -12,6 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive, summarize
+from ansible_collections.tokenlabs.platform.plugins.module_utils._gateway import certificate_files
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
     Problem,
     file_order,
@@ -54,14 +55,14 @@ class ActionModule(ActionBase):
         )
         inventory = reader.read()
         problems = sorted({*reader.problems, *validate(inventory, reader.locate)}, key=file_order)
+        files = certificate_files(inventory.shared, inventory.directory)
+        if files and (found := self._certificate(files)):
+            path = ("tokenlabs_gateway", "tls", found[0])
+            problem = Problem(reader.locate(None, path), path_text(path), *found[1:])
+            problems = sorted({*problems, problem}, key=file_order)
         if problems:
             return {"failed": True, "changed": False, "msg": _message([str(problem) for problem in problems])}
         catalog = derive(inventory)
-        tls = catalog["gateway"]["tls"] or {}
-        if "certificate" in tls and (found := self._certificate(tls)):
-            path = ("tokenlabs_gateway", "tls", found[0])
-            problem = Problem(reader.locate(None, path), path_text(path), *found[1:])
-            return {"failed": True, "changed": False, "msg": _message([str(problem)])}
         in_files = [tenant for file in inventory.tenant_files for tenant in file.entries]
         tenants = [*(inventory.shared.get("tokenlabs_tenants") or []), *in_files]
         summary = summarize(catalog, tenants, remarks(inventory, reader.locate))

@@ -194,6 +194,17 @@ def derive_gateway(shared: Mapping[str, Any], namespace: str, directory: str) ->
     }
 
 
+def certificate_files(shared: Mapping[str, Any], directory: str) -> dict[str, str] | None:
+    """The files with certificate and key, where both are named. What has another form is reported with the rest."""
+    gateway = shared.get("tokenlabs_gateway")
+    tls = gateway.get("tls") if isinstance(gateway, Mapping) else None
+    named = {key: tls.get(key) for key in ("certificate", "key")} if isinstance(tls, Mapping) else {}
+    files = {
+        key: os.path.join(directory, name) for key, name in named.items() if isinstance(name, str) and name.strip()
+    }
+    return files if len(files) == 2 else None
+
+
 def _tls(given: Mapping[str, Any], directory: str) -> Data | None:
     tls = given.get("tls")
     if not tls:
@@ -202,8 +213,7 @@ def _tls(given: Mapping[str, Any], directory: str) -> Data | None:
         return {"secret": tls["secret"]}
     if tls.get("self_signed"):
         return {"secret": TLS_SECRET, "names": list(tls["self_signed"])}
-    files = {key: os.path.join(directory, tls[key]) for key in ("certificate", "key")}
-    return {"secret": TLS_SECRET, **files}
+    return {"secret": TLS_SECRET, **(certificate_files({"tokenlabs_gateway": given}, directory) or {})}
 
 
 def derive_redis(shared: Mapping[str, Any]) -> Data:

@@ -114,3 +114,9 @@ def test_a_pair_that_cannot_serve_is_refused(tmp_path: Path, kind: str, what: st
     assert told.get("failed")
     assert f"{MAIN}:2: tokenlabs_gateway.tls.{what} " in told["msg"] and reason in told["msg"]
     assert "PRIVATE" not in told["msg"]
+
+
+def test_a_bad_certificate_is_told_with_all_other_mistakes(tmp_path: Path) -> None:
+    bad(tmp_path, "expired")
+    told = answer(tmp_path, FILES + "tokenlabs_limits_unavailable: perhaps\n")
+    assert "has expired" in told["msg"] and "tokenlabs_limits_unavailable cannot be 'perhaps'" in told["msg"]
