@@ -57,11 +57,22 @@ OPTIONS: dict[str, tuple[Body, Body]] = {
     "hosts answer": ({"tokenlabs_loadbalancer_range": None}, {}),
     "a mirror": ({"tokenlabs_mirrors": {"charts": "oci://mirror:5000", "downloads": "http://mirror"}}, {}),
     "images from elsewhere": ({"tokenlabs_images": {"redis": "mirror:5/redis:7", "epp": "mirror:5/x/epp:v1"}}, {}),
-    "a placed gateway": ({}, {"gateway_replicas": 2, "gateway_node_selector": {"rack": "a1"}}),
+    "a placed gateway": ({"tokenlabs_gateway": {"replicas": 2, "node_selector": {"rack": "a1"}}}, {}),
+    "a certificate that is made": (
+        {"tokenlabs_gateway": {"tls": {"self_signed": ["a.example.com", "10.0.0.241"]}}}, {}),
+    "HTTP sent to HTTPS": ({"tokenlabs_gateway": {"tls": {"secret": "mine"}, "http": "redirect"}}, {}),
+    "another port for HTTPS": (
+        {"tokenlabs_gateway": {"tls": {"secret": "mine"}, "http": "redirect", "https_port": 8443}}, {}),
+    "web pages": (
+        {"tokenlabs_gateway": {"cors": {"origins": ["https://chat.example.com", "http://localhost:3000"]}}}, {}),
+    "a Redis of one's own": (
+        {"tokenlabs_redis": {"host": "redis.example.com"}, "tokenlabs_redis_password": "k7Qm2ZxPw9LsR4tB"}, {}),
+    "an identity provider": (
+        {"tokenlabs_oidc": {"issuer": "https://id.example.com", "tier_claim": "tier", "tenant_claim": "tenant"}}, {}),
+    "nothing uncounted": ({"tokenlabs_limits_unavailable": "deny"}, {}),
     "other limits of the gateway": ({}, {"gateway_body_limit": "1Mi", "gateway_idle_timeout": "5m"}),
     "a storage class": ({}, {"redis_storage_class": "fast", "redis_storage_size": "5Gi", "redis_memory_limit": "2Gi"}),
     "two Limitadors": ({}, {"kuadrant_limitador_replicas": 2}),
-    "token limits fail closed": ({}, {"envoy_gateway_limits_fail_closed": True}),
     "talkative": ({}, {"envoy_gateway_log_level": "debug"}),
     "values of one's own": ({}, {"envoy_gateway_values": {"deployment": {"replicas": 2}},
                                  "ai_gateway_values": {"controller": {"replicaCount": 2}}}),
@@ -158,6 +169,7 @@ def spec(catalog: Body) -> policies.Spec:
         gateway=catalog["gateway"]["name"],
         namespace=catalog["gateway"]["namespace"],
         token_limits=catalog["token_limits"],
+        oidc=catalog["oidc"],
     )
 
 

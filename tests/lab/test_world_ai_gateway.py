@@ -72,6 +72,14 @@ def test_nothing_is_made_while_the_controller_is_away() -> None:
     assert not found.store.all("HTTPRoute") and "status" not in found.get("AIGatewayRoute", "llm", MODELS)
 
 
+def test_the_made_route_follows_its_parents_there_and_back() -> None:
+    found = world(ai_route(), *pool())
+    for parents in ([{**w.GATEWAY_REF, "sectionName": "http"}], [w.GATEWAY_REF]):
+        found.get("AIGatewayRoute", "llm", MODELS)["spec"]["parentRefs"] = parents
+        found.settle()
+        assert found.get("HTTPRoute", "llm", MODELS)["spec"]["parentRefs"] == parents
+
+
 def test_a_missing_pool_shows_in_the_made_route() -> None:
     found = world(ai_route())
     assert found.status("AIGatewayRoute", "llm", MODELS, "Accepted").startswith("True")

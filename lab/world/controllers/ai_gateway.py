@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
@@ -136,6 +137,10 @@ def _derived(obj: Json, store: Store) -> Iterator[Action]:
             }
         },
     )
+    live, parents = store.get("HTTPRoute", space, name), obj["spec"].get("parentRefs") or []
+    if live and list(map(_place, live["spec"].get("parentRefs") or [])) != list(map(_place, parents)):
+        # Applying adds and changes fields; that one is no longer named shows in the whole list only.
+        yield Patch(live, {"spec": {"parentRefs": parents}})
     rules = [_rule(rule, space, rewrite, store) for rule in obj["spec"]["rules"]]
     rules.append(
         {
@@ -158,10 +163,14 @@ def _derived(obj: Json, store: Store) -> Iterator[Action]:
                 },
                 "ownerReferences": owned,
             },
-            "spec": {"parentRefs": obj["spec"].get("parentRefs") or [], "rules": rules},
+            "spec": {"parentRefs": parents, "rules": rules},
         },
         MANAGER,
     )
+
+
+def _place(ref: Json) -> tuple[Any, ...]:
+    return ref["name"], ref.get("namespace"), ref.get("sectionName"), ref.get("port")
 
 
 def _extension(name: str) -> Json:
