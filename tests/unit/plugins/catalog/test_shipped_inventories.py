@@ -19,6 +19,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
 )
 
 from tests.unit.plugins.catalog.inventories import load, problems
+from tests.unit.plugins.catalog.test_gateway import pair
 
 ROOT = Path(__file__).resolve().parents[4]
 EXAMPLE = ROOT / "inventories" / "example"
@@ -75,6 +76,8 @@ def test_the_commented_options_are_valid(tmp_path: Path) -> None:
     (directory / "group_vars/all/vault.yml").write_text(
         "vault_hf_token: hf_aB3dE5gH7jK9mN1pQ2\nvault_redis_password: aB3dE5gH7jK9mN1pQ2\n"
     )
+    pair(directory / "tls")
+    (directory / "tls/crt.pem").rename(directory / "tls/fullchain.pem")
     taken = yaml.safe_load((directory / "group_vars/all/platform.yml").read_text())
     assert {name for name in SHARED if name.startswith(("tokenlabs_release", "tokenlabs_mirrors"))} <= set(taken)
     found = problems(directory)
