@@ -38,6 +38,7 @@ class Stats:
     """What /metrics shows, and what tests may ask for."""
 
     running: int = 0
+    waiting: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})
@@ -58,6 +59,7 @@ class Settings:
     max_model_len: int = 131072
     tools: bool = False
     vision: bool = False
+    max_num_seqs: int = 256
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def metrics_text(stats: Stats, model: str) -> str:
         "# TYPE vllm:num_requests_running gauge",
         f"vllm:num_requests_running{{{label}}} {stats.running}",
         "# TYPE vllm:num_requests_waiting gauge",
-        f"vllm:num_requests_waiting{{{label}}} 0",
+        f"vllm:num_requests_waiting{{{label}}} {stats.waiting}",
         "# TYPE vllm:kv_cache_usage_perc gauge",
         f"vllm:kv_cache_usage_perc{{{label}}} {min(stats.running * 0.05, 1.0)}",
         "# TYPE vllm:prompt_tokens counter",
@@ -258,6 +260,7 @@ def metrics_text(stats: Stats, model: str) -> str:
 class ModelServer:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.stats = settings, Stats()
+        self._places = asyncio.Semaphore(settings.max_num_seqs)
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[self._errors])
@@ -321,6 +324,11 @@ class ModelServer:
     async def _generate(self, request: web.Request, job: Job, chat: bool) -> web.StreamResponse:
         started = time.monotonic()
         reason = "abort"
+        self.stats.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.stats.waiting -= 1
         self.stats.running += 1
         try:
             if job.stream:
@@ -331,6 +339,7 @@ class ModelServer:
             reason = job.finish_reason
             return response
         finally:
+            self._places.release()
             self.stats.running -= 1
             self.stats.finished[reason] += 1
             self.stats.prompt_tokens += job.prompt_tokens
@@ -398,6 +407,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--force-include-usage", action="store_true", help="streams always report their usage")
     parser.add_argument("--event-delay-ms", type=float, default=4.0, help="pause between the events of a stream")
     parser.add_argument("--max-model-len", type=int, default=131072, help="longest prompt and completion together")
+    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests at once; further ones wait")
     parser.add_argument("--tools", action="store_true", help="take tools")
     parser.add_argument("--vision", action="store_true", help="take images")
     return parser.parse_args(arguments)
@@ -411,6 +421,7 @@ async def serve(options: argparse.Namespace) -> None:
         options.max_model_len,
         options.tools,
         options.vision,
+        options.max_num_seqs,
     )
     host, _, port = options.listen.rpartition(":")
     runner = web.AppRunner(ModelServer(settings).app(), access_log=None, shutdown_timeout=1.0)

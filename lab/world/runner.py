@@ -394,10 +394,25 @@ def model(pod: Pod) -> Order:
     port = podspec.option(words, "--port") or declared
     argv = [sys.executable, "-m", "lab.gateway.modelserver", "--listen", f"{pod.address}:{port}", "--model", name]
     argv += ["--force-include-usage"] if "--enable-force-include-usage" in words else []
+    if slots := podspec.option(words, "--max-num-seqs"):
+        argv += ["--max-num-seqs", slots]
     argv += ["--tools"] if podspec.option(words, "--tool-call-parser") else []
     # Whether a model sees is in its weights, which are not here; in its name it often is.
     argv += ["--vision"] if "-VL" in name else []
     return Order(argv, {**_python(), "POD_NAME": pod.pod["metadata"]["name"], "NODE_NAME": pod.pod["spec"]["nodeName"]})
+
+
+def adapter(pod: Pod) -> Order:
+    """prometheus-adapter, with the rules of its ConfigMap."""
+    volumes = podspec.Volumes(pod.runner.state / "volumes", pod.own, pod.runner.lookup)
+    words = podspec.command(pod.container, pod.environment(), [])
+    config = podspec.option(words, "--config") or "/etc/adapter/config.yaml"
+    place = next(
+        mount.source for mount in volumes.mounts(pod.container, pod.pod) if config.startswith(mount.target.rstrip("/"))
+    )
+    argv = [sys.executable, "-m", "lab.world.adapter", "--address", pod.address]
+    argv += ["--port", podspec.option(words, "--secure-port") or "6443", "--config", str(place / Path(config).name)]
+    return Order(argv, {**_python(), "KUBECONFIG": os.environ.get("KUBECONFIG", "")})
 
 
 def webhook(pod: Pod) -> Order:
@@ -424,7 +439,7 @@ def _python() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
 
 
-PROGRAMS: dict[str, Callable[[Pod], Order]] = {"redis": redis, "model": model, "webhook": webhook}
+PROGRAMS: dict[str, Callable[[Pod], Order]] = {"redis": redis, "model": model, "webhook": webhook, "adapter": adapter}
 
 
 class Runner:
