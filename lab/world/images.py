@@ -21,6 +21,7 @@ class Program:
 PROGRAMS = (
     Program("redis", image=r"(^|/)redis[:@]"),
     Program("webhook", image=r"(^|/)ai-gateway-controller[:@]"),
+    Program("limitador", image=r"(^|/)kuadrant/limitador[:@]"),
     Program("adapter", image=r"(^|/)prometheus-adapter[:@]"),
     Program("model", label=("llm-d.ai/inference-serving", "true")),
 )

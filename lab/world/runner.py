@@ -402,6 +402,13 @@ def model(pod: Pod) -> Order:
     return Order(argv, {**_python(), "POD_NAME": pod.pod["metadata"]["name"], "NODE_NAME": pod.pod["spec"]["nodeName"]})
 
 
+def limitador(pod: Pod) -> Order:
+    """Limitador's counters over HTTP; its environment names the store."""
+    argv = [sys.executable, "-m", "lab.world.limitador", "--address", pod.address]
+    own = {"KUBECONFIG": os.environ.get("KUBECONFIG", "")}
+    return Order(argv, {**pod.environment(), **_python(), **own})
+
+
 def adapter(pod: Pod) -> Order:
     """prometheus-adapter, with the rules of its ConfigMap."""
     volumes = podspec.Volumes(pod.runner.state / "volumes", pod.own, pod.runner.lookup)
@@ -439,7 +446,13 @@ def _python() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
 
 
-PROGRAMS: dict[str, Callable[[Pod], Order]] = {"redis": redis, "model": model, "webhook": webhook, "adapter": adapter}
+PROGRAMS: dict[str, Callable[[Pod], Order]] = {
+    "redis": redis,
+    "model": model,
+    "webhook": webhook,
+    "adapter": adapter,
+    "limitador": limitador,
+}
 
 
 class Runner:

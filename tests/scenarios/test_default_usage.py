@@ -7,12 +7,13 @@ import csv
 import io
 import json
 import time
+import urllib.request
 from pathlib import Path
 
 from tests import prometheus
 from tests.ports import free_port
 from tests.scenarios import evidence
-from tests.scenarios.conftest import REPO, playbook
+from tests.scenarios.conftest import REPO, kubectl, playbook
 
 # The lab's own address, as seen from its hosts.
 HERE = "10.77.255.254"
@@ -32,8 +33,19 @@ def recorded() -> str:
     return "\n".join([*lines, "# EOF"]) + "\n"
 
 
+def ask_for_models(times: int) -> None:
+    """Requests that count for the tenant's limit."""
+    path = "jsonpath={.status.addresses[0].value}"
+    address = kubectl("-n", "token-labs", "get", "gateway", "token-labs-gateway", "-o", path)
+    key = (evidence.state() / "credentials/demo-pro.key").read_text()
+    for _ in range(times):
+        request = urllib.request.Request(f"http://{address}/v1/models", headers={"Authorization": f"Bearer {key}"})
+        urllib.request.urlopen(request, timeout=10).close()
+
+
 def test_the_report_and_its_files(tmp_path: Path) -> None:
     began = time.time()
+    ask_for_models(3)
     with prometheus.running(tmp_path, recorded(), free_port(), HERE) as url:
         chosen = {"tokenlabs_observability": {"prometheus": "existing", "url": url, "namespace": "monitoring"}}
         asked = playbook("usage", "-e", json.dumps(chosen), "-e", "period=1h", "--tags", "files")
@@ -43,8 +55,11 @@ def test_the_report_and_its_files(tmp_path: Path) -> None:
     assert abs(int(row["tokens_in"]) - 6000) < 300 and abs(int(row["requests"]) - 60) < 4
     assert f"demo-pro  pro   {MODEL}" in asked.text
     assert "<svg" in (REPO / "reports/usage.html").read_text()
-    left = {each["window"]: each for each in json.loads((REPO / "reports/usage.json").read_text())["left"]}
-    assert 0 < left[86400]["left"] <= left[86400]["limit"] == 500000
+    told = json.loads((REPO / "reports/usage.json").read_text())
+    left = {(each["what"], each["window"]): each for each in told["left"] if each["tenant"] == "demo-pro"}
+    tokens, requests = left["tokens", 86400], left["requests", 86400]
+    assert 0 < tokens["left"] <= tokens["limit"] == 500000
+    assert requests["left"] <= 4997 < requests["limit"] == 5000, told["notes"]
     assert "changed=0" in asked.text
     assert evidence.writes(began) == []
 
