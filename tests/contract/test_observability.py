@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,45 @@ def test_the_charts_know_every_value(chart: str, upstream: Path) -> None:
 def test_the_labs_stand_ins_have_no_values_of_their_own(chart: str, upstream: Path) -> None:
     own = yaml.safe_load((publish.CHARTS / CHARTS[chart].name / "values.yaml").read_text())
     assert unknown(own, chart_values(upstream, chart)) == []
+
+
+# Monitor -> the release in whose real chart its Service is.
+RELEASES_OF = {
+    "tokenlabs-kuadrant-operator": ("kuadrant-operator", "kuadrant_operator"),
+    "tokenlabs-envoy-gateway": ("eg", "envoy_gateway"),
+    "tokenlabs-ai-gateway": ("aieg", "ai_gateway"),
+    "tokenlabs-pickers": ("pool-a", "inferencepool"),
+}
+
+
+@pytest.mark.parametrize("name", RELEASES_OF)
+def test_the_real_charts_have_what_the_monitors_select(name: str, upstream: Path, helm: str, tmp_path: Path) -> None:
+    release, chart = RELEASES_OF[name]
+    told, made = CHARTS[chart], catalog()
+    archive = upstream / "charts" / f"{told.name}-{RELEASES['2026.07'].versions[told.component]}.tgz"
+    if not archive.exists():
+        pytest.skip(f"no chart {archive.name} under LAB_UPSTREAM/charts")
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(made["helmfile"]["values"].get(release) or {}))
+    ran = subprocess.run(
+        [helm, "template", release, str(archive), "--values", str(values), "--skip-crds"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    services = [each for each in yaml.safe_load_all(ran.stdout) if each and each["kind"] == "Service"]
+    monitors = [each for each in objects(made)["present"] if each["kind"] == "ServiceMonitor"]
+    (monitor,) = [each for each in monitors if each["metadata"]["name"] == name]
+    found = [each for each in services if selected(monitor["spec"]["selector"], each["metadata"].get("labels") or {})]
+    ports = {port["name"] for each in found for port in each["spec"]["ports"]}
+    assert {each["port"] for each in monitor["spec"]["endpoints"]} <= ports, [
+        each["metadata"]["name"] for each in services
+    ]
+
+
+def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return (selector.get("matchLabels") or {}).items() <= labels.items() and all(
+        labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions") or []
+    )
