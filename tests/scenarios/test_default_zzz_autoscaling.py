@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +29,18 @@ SCALED = {
     "replicas": 1,
     "max_replicas": 2,
 }
-# The same model on every Spark of the lab, each with one slot.
-CHOSEN = ("-e", json.dumps({"tokenlabs_models": [SCALED], "tokenlabs_observability": {"prometheus": "stack"}}))
+STACK = json.dumps({"tokenlabs_observability": {"prometheus": "stack"}})
 CLIENTS = 24
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> list[str]:
+    """Arguments by which both Sparks of the lab, each with one slot, serve this model and no other."""
+    (tmp_path / "hosts.json").write_text(json.dumps({"sparks": {"hosts": {"spark-01": {}, "spark-02": {}}}}))
+    (tmp_path / "host_vars").mkdir()
+    for host in ("spark-01", "spark-02"):
+        (tmp_path / f"host_vars/{host}.json").write_text(json.dumps({"tokenlabs_models": [SCALED]}))
+    return ["-i", str(tmp_path), "-e", STACK]
 
 
 def wait_for(what: str, met: Callable[[], Any], limit: float = 180.0) -> None:
@@ -94,9 +104,9 @@ def load() -> Iterator[None]:
             thread.join()
 
 
-def test_load_brings_a_worker_and_a_run_leaves_it() -> None:
+def test_load_brings_a_worker_and_a_run_leaves_it(chosen: list[str]) -> None:
     for name in ("inference", "observability"):
-        done = playbook(name, *CHOSEN)
+        done = playbook(name, *chosen)
         assert done.code == 0, done.text
     wait_for("the autoscaler sees its metrics", active)
     assert len(workers()) == 1
@@ -105,7 +115,7 @@ def test_load_brings_a_worker_and_a_run_leaves_it() -> None:
     assert autoscaler()["status"]["desiredReplicas"] == 2
 
     began = time.time()
-    again = playbook("inference", *CHOSEN)
+    again = playbook("inference", *chosen)
     assert again.code == 0, again.text
     assert evidence.writes(began) == []
     assert workers() == ["spark-01", "spark-02"]
