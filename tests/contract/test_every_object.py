@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 import urllib3
 import yaml
+from ansible.errors import AnsibleUndefinedVariable
 from ansible.template import trust_as_template
+from ansible_collections.tokenlabs.platform.plugins.filter import autoscaling_objects, observability_objects
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _policies as policies
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
@@ -54,6 +56,17 @@ OPTIONS: dict[str, tuple[Body, Body]] = {
     "token of Hugging Face": ({"tokenlabs_hf_token": "hf_" + "aB3dE5gH7jK9" * 2}, {}),
     "a namespace of its own": ({"tokenlabs_namespace": "inference"}, {}),
     "an address and a port": ({"tokenlabs_gateway": {"address": "10.0.0.241", "http_port": 8080}}, {}),
+    "HTTPS": ({"tokenlabs_gateway": {"tls": {"secret": "gateway-tls"}, "https_port": 8443}}, {}),
+    "HTTPS alone": ({"tokenlabs_gateway": {"tls": {"secret": "gateway-tls"}, "http": "redirect"}}, {}),
+    "self-signed": ({"tokenlabs_gateway": {"tls": {"self_signed": ["api.example.com", "10.0.0.241"]}}}, {}),
+    "browsers": ({"tokenlabs_gateway": {"cors": {"origins": ["https://chat.example.com"]}}}, {}),
+    "several Envoys": ({"tokenlabs_gateway": {"replicas": 2, "node_selector": {"rack": "a1"}}}, {}),
+    "an issuer of tokens": ({"tokenlabs_oidc": {"issuer": "https://login.example.com/realms/x", "tier_claim": "tier",
+                                                "tenant_claim": "tenant"}}, {}),
+    "Redis elsewhere": ({"tokenlabs_redis": {"host": "redis.example.com", "port": 6380, "tls": True},
+                         "tokenlabs_redis_password": "aB3dE5gH7jK9mN1p"}, {}),
+    "no requests without counters": ({"tokenlabs_limits_unavailable": "deny"}, {}),
+    "monitored": ({"tokenlabs_observability": {"prometheus": "stack"}}, {}),
     "hosts answer": ({"tokenlabs_loadbalancer_range": None}, {}),
     "a mirror": ({"tokenlabs_mirrors": {"charts": "oci://mirror:5000", "downloads": "http://mirror"}}, {}),
     "images from elsewhere": ({"tokenlabs_images": {"redis": "mirror:5/redis:7", "epp": "mirror:5/x/epp:v1"}}, {}),
@@ -152,12 +165,20 @@ def objects(catalog: Body, told: Body) -> Iterator[tuple[str, Body]]:
                 yield from ((role, body) for body in found.template(trust_as_template("{{ " + name + " }}")))
         for body, variables in inline(role):
             found.available_variables.update(trusted(variables))
-            rendered = found.template(trusted(body))
+            try:
+                rendered = found.template(trusted(body))
+            except AnsibleUndefinedVariable:
+                # A task whose condition does not hold: its option is off. With the option on it renders.
+                continue
             # A task whose condition does not hold has no name for its object.
             if isinstance(rendered, dict) and rendered["metadata"]["name"]:
                 yield role, rendered
     for body in policies.render(spec(catalog)):
         yield "policies", body
+    for body in observability_objects.objects(catalog)["present"]:
+        yield "observability", body
+    for body in autoscaling_objects.objects(catalog)["present"]:
+        yield "autoscaling", body
 
 
 def spec(catalog: Body) -> policies.Spec:
@@ -270,6 +291,7 @@ def taker(collected: Collected, upstream: Path, tmp_path_factory: pytest.TempPat
     if tools is None:
         pytest.skip("no kube-apiserver and etcd: build the lab's tools first, or set LAB_TOOLS to their directory")
     files = crds.definition_files(upstream, dict(RELEASES[collected.release].versions))
+    files += sorted((upstream / "crds").glob("prometheus-operator-*/*.yaml"))
     with apiserver.running(tools, tmp_path_factory.mktemp("sets")) as server:
         taker = Taker(server)
         for file in files:

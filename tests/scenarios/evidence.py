@@ -62,13 +62,13 @@ def mutating_commands(since: float) -> list[str]:
     return [str(each) for each in commands(since) if each.mutating]
 
 
-def writes(since: float) -> list[str]:
+def writes(since: float, user: str = PLAYBOOK_USER) -> list[str]:
     """Requests of the playbooks that write to the API; a dry run is one too."""
     found = []
     for line in (state() / "audit.log").read_text().splitlines():
         event: dict[str, Any] = json.loads(line)
         moment = datetime.fromisoformat(event["requestReceivedTimestamp"].replace("Z", "+00:00")).timestamp()
-        if moment >= since and event["user"]["username"] == PLAYBOOK_USER and event["verb"] in WRITES:
+        if moment >= since and event["user"]["username"] == user and event["verb"] in WRITES:
             found.append(f"{event['verb']} {event['requestURI']} by {event.get('userAgent', '?')}")
     return found
 
