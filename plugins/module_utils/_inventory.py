@@ -793,10 +793,13 @@ def _addresses(inventory: Inventory, collector: _Collector, range_is_text: bool)
             )
         elif ranges and not any(low <= chosen <= high for low, high in ranges):
             report(path, f"is {wanted}, outside tokenlabs_loadbalancer_range", "choose one within it")
+        elif inventory.existing:
+            pass
         elif not inventory.shared.get("tokenlabs_loadbalancer_range") and chosen not in owners:
             reason = f"is {wanted}, which is no host's, and no tokenlabs_loadbalancer_range has it"
             report(path, reason, "choose a host's, set the range, or leave it out for the controllers' own")
-    _host_ports(inventory, report)
+    if not inventory.existing:
+        _host_ports(inventory, report)
 
 
 def _host_ports(inventory: Inventory, report: Report) -> None:

@@ -1015,9 +1015,11 @@ ELSEWHERE = "tokenlabs_cluster: existing\ntokenlabs_kubeconfig: /root/.kube/conf
 
 
 def test_a_cluster_of_somebody_else_needs_no_addresses(tmp_path: Path) -> None:
-    answer = load(write(tmp_path, {**EXISTING, MAIN: ELSEWHERE}))
+    gateway = "tokenlabs_gateway: {address: 10.9.9.9, http_port: 10250}\n"
+    answer = load(write(tmp_path, {**EXISTING, MAIN: ELSEWHERE + gateway}))
     assert not answer.get("failed"), answer.get("msg")
     assert answer["catalog"]["cluster"] == "existing" and answer["catalog"]["controller"] == "localhost"
+    assert answer["catalog"]["gateway"]["host_addresses"] == []
     assert "somebody else" in answer["summary"][0]
 
 
