@@ -318,7 +318,11 @@ def main() -> None:
             "skip_crds": {"type": "bool", "default": False},
             "certificate": {
                 "type": "dict",
-                "options": {"secret": {"type": "str", "required": True}, "days": {"type": "int", "default": 30}},
+                "options": {
+                    # A name.
+                    "secret": {"type": "str", "required": True, "no_log": False},
+                    "days": {"type": "int", "default": 30},
+                },
             },
             "directory": {"type": "path"},
             "attempts": {"type": "int", "default": 3},
