@@ -98,20 +98,32 @@ def without_scale(body: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str,
 def as_made(wanted: Any, live: Any) -> bool:
     """Whether a live object still has what a manifest gave it.
 
-    What the server adds does not count, nor does an empty value that it drops, nor how it writes a quantity. A mistake
-    here costs a closer look, no more.
+    What others add does not count, nor does an empty value that the server drops, nor how it writes a quantity.
     """
     if wanted is None:
         return True
     if isinstance(wanted, Mapping):
         found = live if isinstance(live, Mapping) else {}
         return all(as_made(value, found.get(key)) for key, value in wanted.items())
+    named = _by_name(wanted)
+    if named:
+        # Containers, variables, ports: others may have added some of their own.
+        found = _by_name(live)
+        return all(as_made(value, found.get(name)) for name, value in named.items())
     if isinstance(wanted, list) and wanted:
         same_length = isinstance(live, list) and len(live) == len(wanted)
         return same_length and all(map(as_made, wanted, live))
     if not wanted:
         return not live
     return str(live) == str(wanted) or (_quantity(wanted) is not None and _quantity(live) == _quantity(wanted))
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    """A list of objects with names of their own, by these; empty for anything else."""
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) and "name" in each for each in value):
+        return {}
+    named = {each["name"]: each for each in value}
+    return named if len(named) == len(value) else {}
 
 
 def _quantity(value: Any) -> Decimal | None:

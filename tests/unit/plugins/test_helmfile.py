@@ -531,6 +531,15 @@ def test_files_and_summary() -> None:
         ({"memory": "1024Ki"}, {"memory": "1Mi"}, True),
         ({"memory": "1Gi"}, {"memory": "1G"}, False),
         ({"image": "a:v1"}, {"image": "a:v2"}, False),
+        # A variable that somebody else has added is no drift; one that is gone, or is another, is.
+        (
+            {"env": [{"name": "A", "value": "1"}]},
+            {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]},
+            True,
+        ),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B", "value": "2"}]}, False),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "A", "value": "2"}]}, False),
+        ({"x": [{"name": "A"}, {"name": "A"}]}, {"x": [{"name": "A"}]}, False),
     ],
 )
 def test_whether_an_object_is_as_helm_made_it(wanted: object, live: object, same: bool) -> None:
