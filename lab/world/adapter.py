@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -121,7 +121,8 @@ class Adapter:
                 "groupVersion": f"{GROUP}/v1beta1",
                 "resources": resources,
             }
-        match = re.fullmatch(rf"{ROOT}/namespaces/([^/]+)/pods/([^/]+)/([^/]+)", url.path)
+        # The API server writes the asterisk for all pods as %2A.
+        match = re.fullmatch(rf"{ROOT}/namespaces/([^/]+)/pods/([^/]+)/([^/]+)", unquote(url.path))
         rule = next((rule for rule in known if match and rule.name == match[3]), None)
         if not match or not rule:
             return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +69,23 @@ def test_a_monitor_that_is_wrong_reads_nothing(change: Any) -> None:
 def test_values_of_one_series_only() -> None:
     text = '# TYPE a gauge\na{x="1"} 2\na{x="2"} 3.5\nab 9\n'
     assert adapter.values(text, "a") == [2.0, 3.5]
+
+
+class Pods:
+    """An API server with one pod and one monitor."""
+
+    def request(self, _method: str, path: str, **_more: Any) -> dict[str, Any]:
+        return {"items": [MONITOR if path == adapter.MONITORS else POD]}
+
+
+@pytest.mark.parametrize("every", ["*", "%2A", "ms-a-decode-x"])
+def test_all_pods_are_an_asterisk_which_the_api_server_encodes(
+    every: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"rules": [RULE]}))
+    monkeypatch.setattr(adapter, "fetch", lambda place: 'vllm:num_requests_waiting{engine="0"} 3\n')
+    found = adapter.Adapter(Pods(), tmp_path / "config.yaml")  # type: ignore[arg-type]
+    path = f"{adapter.ROOT}/namespaces/token-labs/pods/{every}/vllm_num_requests_waiting?labelSelector=a%3Db"
+    (item,) = (found.answer(path) or {})["items"]
+    assert (item["describedObject"]["name"], item["value"]) == ("ms-a-decode-x", "3000m")
+    assert found.answer(path.replace("waiting", "running")) is None
