@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lab.world import limitador
 from tests.lab.gateway_harness import (
     AUTHORINO_LABELS,
     EG,
@@ -59,7 +60,6 @@ AGREED: set[str] = set()
 NOT_MODELLED = {
     "trap 7: the Kuadrant operator panics on a policy without a Limitador status": "an operator's fault, not the "
     "data plane's",
-    "trap 9: Limitador's /counters shows a wrapped remaining": "Limitador's own HTTP API is not served by the lab",
     "trap 10: operators wait for ClusterRoles and the Redis Secret": "operators, not the data plane",
     "both ways of token limits on one route lose counts": "seen twice without a known cause: the lab counts both",
 }
@@ -403,6 +403,16 @@ def enforced_although(make: Make) -> None:
     policy["status"]["conditions"][1] = {"type": "Enforced", "status": "False", "reason": "Overridden"}
     lab.put(("AuthPolicy", policy))
     assert lab.chat(None).status == 200
+
+
+@row("traps", "9: Limitador's counters tell of a remaining that wraps around after an overshoot")
+def wrapped(make: Make) -> None:
+    lab = make().standard(tokens="kuadrant")
+    assert lab.spend(TOKENS["pro"] + 100, "key-pro").status == 200
+    found = lab.redis.counters('*token-labs-token-limits*"pro",60,*pros*')
+    known = limitador.maxima([lab.get("TokenRateLimitPolicy", "token-labs-token-limits")])
+    [told] = [limitador.counter(key, value, 60, known) for key, value in found.items()]
+    assert told and told["remaining"] == 2**64 - 100
 
 
 # --- token limits by Envoy Gateway ----------------------------------------------------------------
