@@ -164,7 +164,8 @@ def test_https_comes_and_goes(address: str, tmp_path: Path) -> None:
     assert ask_https(mine, headers=page).headers["access-control-allow-origin"] == page["Origin"]
     assert ask_https(mine, headers={"Origin": "https://else.example"}).headers["access-control-allow-origin"] is None
     again = run(tmp_path, "gateway", "inference", "verify", tokenlabs_gateway=HTTPS)
-    assert not any(CHANGED.search(each.text) for each in again)
+    # The last one has noted that these settings are proved now.
+    assert not any(CHANGED.search(each.text) for each in again[:2])
     run(tmp_path, "gateway", "inference")
     assert ask(address, "/v1/models", mine).status == 200
     with pytest.raises(OSError):
