@@ -42,8 +42,6 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._node import (
 MICROK8S = "/snap/bin/microk8s"
 CURRENT = "var/snap/microk8s/current"
 COMMON = "var/snap/microk8s/common"
-# Who has joined: workers and control planes alike get a line here on the controller that they asked.
-CALLBACKS = "credentials/callback-tokens.txt"
 # Restarting a unit makes its file effective; a file younger than the unit's process is not yet in force.
 SERVICE_FILES = {"kubelite": "args/kubelet", "containerd": "args/containerd-template.toml"}
 # On a Node that a playbook has cordoned: what for. One manager owns both, so that a cordon of others is left alone.
@@ -398,7 +396,8 @@ def read_state(
         half_joined=broken_off,
         join_in_progress=in_progress,
         join_running=in_progress and _join_running(root / "proc"),
-        has_peers=len(members) > 1 or (not clustered and bool(text_of(current / CALLBACKS).strip())),
+        # The first join of any kind makes a control plane keep its certificate (cluster-agent pkg/api/v2/join.go).
+        has_peers=not clustered and (len(members) > 1 or (lock / "no-cert-reissue").exists()),
         datastore_address=own_address,
         datastore=tuple(members),
         voters=tuple(address for address, role in members.items() if role == "voter"),

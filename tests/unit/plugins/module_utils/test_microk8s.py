@@ -489,7 +489,7 @@ def test_certificates_end(host: Host) -> None:
 
 
 def test_controller_that_workers_joined_has_peers(host: Host) -> None:
-    host.write("credentials/callback-tokens.txt", "spark-01 secret\n")
+    host.write("var/lock/no-cert-reissue", "")
     assert host.read().has_peers
 
 
