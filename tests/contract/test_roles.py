@@ -127,7 +127,9 @@ def test_no_host_name_opens_a_way_around_the_policies(catalog: dict[str, Any]) -
 def test_hosts_can_answer_for_the_gateway(catalog: dict[str, Any], definitions: Definitions) -> None:
     own = {**catalog["gateway"], "host_addresses": ["10.77.0.10", "10.77.0.20"]}
     bodies = {body["kind"]: body for body in documents("gateway", {**catalog, "gateway": own})}
-    assert [definitions.errors(body) for body in bodies.values() if definitions.knows(body)] == [[]] * 4
+    assert [
+        definitions.errors(body) for body in bodies.values() if definitions.knows(body) and definitions.errors(body)
+    ] == []
     assert [each["value"] for each in bodies["Gateway"]["spec"]["addresses"]] == ["10.77.0.10", "10.77.0.20"]
     service = bodies["EnvoyProxy"]["spec"]["provider"]["kubernetes"]["envoyService"]
     # With Local, Envoy Gateway's default, only the node that Envoy happens to be on would answer.
