@@ -23,6 +23,7 @@ PROGRAMS = (
     Program("webhook", image=r"(^|/)ai-gateway-controller[:@]"),
     Program("limitador", image=r"(^|/)kuadrant/limitador[:@]"),
     Program("adapter", image=r"(^|/)prometheus-adapter[:@]"),
+    Program("speech", image=r"(^|/)magpie-tts[:@]"),
     Program("model", label=("llm-d.ai/inference-serving", "true")),
 )
 

@@ -422,6 +422,13 @@ def adapter(pod: Pod) -> Order:
     return Order(argv, {**_python(), "KUBECONFIG": os.environ.get("KUBECONFIG", "")})
 
 
+def speech(pod: Pod) -> Order:
+    """A server that speaks, at the container's port."""
+    port = next((port["containerPort"] for port in pod.container.get("ports") or []), 8000)
+    argv = [sys.executable, "-m", "lab.gateway.speechserver", "--listen", f"{pod.address}:{port}"]
+    return Order(argv, _python())
+
+
 def webhook(pod: Pod) -> Order:
     """The AI gateway controller's pod mutator."""
     volumes = podspec.Volumes(pod.runner.state / "volumes", pod.own, pod.runner.lookup)
@@ -448,6 +455,7 @@ def _python() -> dict[str, str]:
 
 PROGRAMS: dict[str, Callable[[Pod], Order]] = {
     "redis": redis,
+    "speech": speech,
     "model": model,
     "webhook": webhook,
     "adapter": adapter,

@@ -40,6 +40,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
 
 NAMESPACE = "token-labs"
 HF_SECRET = "hf-token"
+PULL_SECRET = "registry"
 MODEL_PORT = 8000
 MODEL_CACHE = "/var/lib/tokenlabs/models"
 
@@ -47,6 +48,12 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 EMBEDDINGS_PATH = "/v1/embeddings"
 MODELS_PATH = "/v1/models"
+SPEECH_PATH = "/v1/audio/speech"
+TRANSCRIPTIONS_PATH = "/v1/audio/transcriptions"
+# The speech server's own paths, which are taken by the gateway's models and health.
+SPEECH_REWRITES = {"/v1/audio/models": "/v1/models", "/v1/audio/health": "/health"}
+# Images that are built here and pushed nowhere.
+BUILT = "tokenlabs.local"
 
 _PROBE_SECONDS = 10
 _DEFAULT_STARTUP_SECONDS = 1800
@@ -82,6 +89,7 @@ _TRTLLM_START = (
     'exec trtllm-serve "$@"'
 )
 _GPU_RESOURCES = {"requests": {"cpu": "4", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "64Gi"}}
+_SPEECH_RESOURCES = {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "8", "memory": "8Gi"}}
 _CPU_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 
 Data = dict[str, Any]
@@ -99,7 +107,12 @@ def derive(inventory: Inventory) -> Data:
         channel = release.newest_kubernetes
     namespace = shared.get("tokenlabs_namespace") or NAMESPACE
     hf_secret = HF_SECRET if shared.get("tokenlabs_hf_token") else None
-    models = _models(inventory)
+    builds = _builds(inventory)
+    models = _models(inventory, builds)
+    speech, transcriptions = _speech(inventory, builds), _transcriptions(shared)
+    registry = shared.get("tokenlabs_registry") or {}
+    for each in (*models, *([speech] if speech else [])):
+        each["pull_secret"] = PULL_SECRET if each["image"].partition("/")[0] == registry.get("server") else None
     charts = _charts(shared, versions, mirrors)
     images = {**release.images, **(shared.get("tokenlabs_images") or {})}
     return {
@@ -130,6 +143,11 @@ def derive(inventory: Inventory) -> Data:
         "tiers": _tiers(shared["tokenlabs_tiers"], models),
         "token_limits": shared.get("tokenlabs_token_limits") or "envoy",
         "paths": _paths(models),
+        "services": _services(speech, transcriptions),
+        "speech": speech,
+        "transcriptions": transcriptions,
+        "builds": builds,
+        "registry": {"secret": PULL_SECRET, **registry} if registry else None,
         "models_body": _models_body(models),
         "hf_secret": hf_secret,
         "helmfile": _helmfile(models, charts, image_parts(images["epp"]), namespace, hf_secret),
@@ -303,14 +321,18 @@ def _downloads(shared: Mapping[str, Any], versions: Data, mirrors: Mapping[str, 
 
 def _nodes(inventory: Inventory) -> Data:
     count = Counter(model["name"] for host in inventory.sparks for model in host.served)
-    return {host.name: {**_node(host), **_load(host, count)} for host in inventory.hosts}
+    speech = inventory.shared.get("tokenlabs_magpie_tts") or {}
+    return {
+        host.name: {**_node(host), **_load(host, count, [speech] if speech.get("host") == host.name else [])}
+        for host in inventory.hosts
+    }
 
 
-def _load(host: Host, count: Mapping[str, int]) -> Data:
-    """What the models on a host take of it."""
+def _load(host: Host, count: Mapping[str, int], services: list[Mapping[str, Any]]) -> Data:
+    """What the models and services on a host take of it."""
     served = host.served if host.spark else []
     gpus, memory = load_of(served, count)
-    cache = sum(amount(model["cache_size"]) for model in served if model.get("cache_size"))
+    cache = sum(amount(each["cache_size"]) for each in [*served, *services] if each.get("cache_size"))
     return {"gpu_slots_used": gpus, "memory_fraction": memory, "cache_gib": math.ceil(cache / 2**30)}
 
 
@@ -346,7 +368,73 @@ def _slots(host: Host) -> int:
     return 1 if slots is None else int(slots)
 
 
-def _models(inventory: Inventory) -> list[Data]:
+def _builds(inventory: Inventory) -> Data:
+    """Images that are built on the hosts that run them, or on one of them for a registry."""
+    found: Data = {}
+    users = [(model.get("build"), host.name) for host in inventory.sparks for model in host.served]
+    speech = inventory.shared.get("tokenlabs_magpie_tts")
+    users += [(speech.get("build"), speech["host"])] if speech else []
+    for name, build in (inventory.shared.get("tokenlabs_image_builds") or {}).items():
+        context, digits = inventory.contexts[name]
+        hosts = sorted({host for used, host in users if used == name})
+        found[name] = {
+            "name": name,
+            "image": f"{build.get('registry') or BUILT}/{name}:{digits}",
+            "context": context,
+            "dockerfile": build.get("dockerfile") or "Dockerfile",
+            "args": dict(build.get("args") or {}),
+            "push": bool(build.get("registry")),
+            "hosts": hosts[:1] if build.get("registry") else hosts,
+        }
+    return found
+
+
+def _image_of(what: Mapping[str, Any], builds: Data) -> str:
+    return str(what["image"] if what.get("image") else builds[what["build"]]["image"])
+
+
+def _speech(inventory: Inventory, builds: Data) -> Data | None:
+    given = inventory.shared.get("tokenlabs_magpie_tts")
+    if not given:
+        return None
+    node = next(_node(host) for host in inventory.hosts if host.name == given["host"])
+    return {
+        "host": given["host"],
+        "image": _image_of(given, builds),
+        "startup_seconds": given.get("startup_seconds") or 900,
+        "resources": _amounts(given.get("resources") or {}, _SPEECH_RESOURCES),
+        "tolerations": _tolerate(node["taints"]),
+        "access": list(given["access"]) if given.get("access") else None,
+    }
+
+
+def _transcriptions(shared: Mapping[str, Any]) -> Data | None:
+    given = shared.get("tokenlabs_riva_stt")
+    if not given:
+        return None
+    protocol = given.get("protocol") or "https"
+    return {
+        "host": given["host"],
+        "port": given.get("port") or (443 if protocol == "https" else 80),
+        "path": given.get("path") or TRANSCRIPTIONS_PATH,
+        "tls": protocol == "https",
+        "timeout_seconds": given.get("timeout_seconds") or 120,
+        "credential": bool(shared.get("tokenlabs_nvidia_api_key")),
+        "access": list(given["access"]) if given.get("access") else None,
+    }
+
+
+def _services(speech: Data | None, transcriptions: Data | None) -> Data:
+    """Open paths that are no model's, each with the tiers that it is for (None: all)."""
+    found: Data = {}
+    if speech:
+        found |= dict.fromkeys((SPEECH_PATH, *SPEECH_REWRITES), speech["access"])
+    if transcriptions:
+        found[TRANSCRIPTIONS_PATH] = transcriptions["access"]
+    return found
+
+
+def _models(inventory: Inventory, builds: Data) -> list[Data]:
     """Every model once, with the Sparks that serve it: the first definition stands for all, as they are equal."""
     models: dict[str, Data] = {}
     for host in inventory.sparks:
@@ -354,7 +442,7 @@ def _models(inventory: Inventory) -> list[Data]:
             known = models.setdefault(model["name"], {**model, "hosts": [], "taints": []})
             known["hosts"].append(host.name)
             known["taints"] += [taint for taint in _node(host)["taints"] if taint not in known["taints"]]
-    return [_complete(models[name]) for name in sorted(models)]
+    return [_complete({**models[name], "image": _image_of(models[name], builds)}) for name in sorted(models)]
 
 
 def _complete(model: Data) -> Data:
@@ -547,6 +635,8 @@ def worker_values(model: Data, hf_secret: str | None) -> Data:
     tolerations = _tolerations(model)
     if tolerations:
         decode["tolerations"] = tolerations
+    if model["pull_secret"]:
+        decode["extraConfig"]["imagePullSecrets"] = [{"name": model["pull_secret"]}]
     return {
         "fullnameOverride": model["release"],
         "modelArtifacts": artifacts,
@@ -560,9 +650,12 @@ def worker_values(model: Data, hf_secret: str | None) -> Data:
 def _tolerations(model: Data) -> list[Data]:
     """For the GPU's taint, and for those that the inventory puts on the model's own Sparks."""
     gpu = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if model["gpus"] else []
-    return gpu + [
-        {"operator": "Equal", **taint} if taint.get("value") else {**taint, "operator": "Exists"}
-        for taint in model["_taints"]
+    return gpu + _tolerate(model["_taints"])
+
+
+def _tolerate(taints: list[Data]) -> list[Data]:
+    return [
+        {"operator": "Equal", **taint} if taint.get("value") else {**taint, "operator": "Exists"} for taint in taints
     ]
 
 
@@ -600,7 +693,7 @@ def _container(model: Data) -> Data:
         "args": [*_own_arguments(model), *model["args"]],
         "env": _environment(model),
         "ports": [{"name": "http", "containerPort": MODEL_PORT, "protocol": "TCP"}],
-        "resources": _resources(model),
+        "resources": _amounts(model["_resources"], _GPU_RESOURCES if model["gpus"] else _CPU_RESOURCES),
         "volumeMounts": _mounts(model),
         "startupProbe": {
             **health,
@@ -658,15 +751,14 @@ def _own_arguments(model: Data) -> list[str]:
     return []
 
 
-def _resources(model: Data) -> Data:
-    default = _GPU_RESOURCES if model["gpus"] else _CPU_RESOURCES
-    given = {kind: dict(model["_resources"].get(kind) or {}) for kind in default}
+def _amounts(given: Mapping[str, Any], default: Data) -> Data:
+    own = {kind: dict(given.get(kind) or {}) for kind in default}
     # Of a resource that is given at all, nothing is added: a default request could be above a given limit.
-    touched = {resource for amounts in given.values() for resource in amounts}
+    touched = {resource for amounts in own.values() for resource in amounts}
     return {
         kind: {
             **{resource: amount for resource, amount in default[kind].items() if resource not in touched},
-            **given[kind],
+            **own[kind],
         }
         for kind in default
     }

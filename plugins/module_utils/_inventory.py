@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _gateway
 from ansible_collections.tokenlabs.platform.plugins.module_utils._limits import (
@@ -47,6 +47,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     INTERNAL,
     LABEL,
     LABEL_FORM,
+    MAGPIE_TTS,
     MODEL,
     MODEL_LIMIT,
     NETWORKS,
@@ -55,6 +56,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._variables impo
     OWN_ARGUMENTS,
     RESERVED_HOSTS,
     RESERVED_NAMESPACES,
+    RIVA_STT,
     SECRET_NAME,
     SECRETS,
     SHARED,
@@ -137,6 +139,8 @@ class Inventory:
     tenant_files: tuple[TenantFile, ...] = ()
     # Names of files are relative to it.
     directory: str = ""
+    # The folders of tokenlabs_image_builds: name -> (absolute path, what its content and settings add up to).
+    contexts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def controllers(self) -> list[Host]:
@@ -193,6 +197,8 @@ def validate(inventory: Inventory, locate: Locate) -> list[Problem]:
     _images(inventory, shared)
     _observability(inventory, shared)
     good_models = _models(inventory, collector)
+    _audio(inventory, shared)
+    _registry(inventory, shared)
     _tiers(inventory, shared, good_models)
     _tenants(inventory, collector)
     _addresses(inventory, collector, bool(fine.get("tokenlabs_loadbalancer_range")))
@@ -412,7 +418,8 @@ def _models(inventory: Inventory, collector: _Collector) -> dict[str, _Served] |
         if one.fine:
             report = collector.at(one.host.name)
             _model(one.model, one.path, report)
-            _access(inventory, one, report)
+            _image(inventory, one.model, one.path, report)
+            _access(inventory, one.model, one.path, report)
             _gated(inventory, one, report)
             _autoscaling(inventory, one, report)
             one.fits = _replicas(one, report)
@@ -493,7 +500,7 @@ def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
         report((*path, "served_name"), "cannot be set: trtllm-serve knows its model by its id only", "remove it")
     if engine == "sim" and model.get("gpus"):
         report((*path, "gpus"), "is set for the simulator, which uses none", "remove it")
-    if engine == "sim" and "llm-d-inference-sim" not in model["image"]:
+    if engine == "sim" and "llm-d-inference-sim" not in model.get("image", ""):
         report(
             (*path, "image"), "is not the simulator", "use ghcr.io/llm-d/llm-d-inference-sim:v0.7.1, or the engine vllm"
         )
@@ -517,14 +524,69 @@ def _model(model: Mapping[str, Any], path: Path, report: Report) -> None:
             )
 
 
-def _access(inventory: Inventory, one: _Served, report: Report) -> None:
+def _access(inventory: Inventory, what: Mapping[str, Any], path: Path, report: Report) -> None:
+    """The tiers that something is for."""
     tiers = inventory.shared.get("tokenlabs_tiers")
     if not isinstance(tiers, Mapping):
         return
-    for index, tier in enumerate(one.model.get("access") or []):
+    for index, tier in enumerate(what.get("access") or []):
         if tier not in tiers:
-            path = (*one.path, "access", index)
-            report(path, f"{quoted(tier)} is no tier", did_you_mean(tier, [str(name) for name in tiers]))
+            known = [str(name) for name in tiers]
+            report((*path, "access", index), f"{quoted(tier)} is no tier", did_you_mean(tier, known))
+
+
+def _image(inventory: Inventory, what: Mapping[str, Any], path: Path, report: Report) -> None:
+    """An image has a name, or is built."""
+    builds = inventory.shared.get("tokenlabs_image_builds")
+    known = [str(name) for name in builds] if isinstance(builds, Mapping) else []
+    if what.get("image") and what.get("build"):
+        report((*path, "build"), "is set beside image", "remove one of them")
+    elif not what.get("image") and not what.get("build"):
+        report((*path, "image"), "is missing", "add it, or build and the name of one of tokenlabs_image_builds")
+    elif what.get("build") and what["build"] not in known:
+        report((*path, "build"), f"{quoted(what['build'])} is not built", did_you_mean(what["build"], known))
+
+
+def _audio(inventory: Inventory, report: Report) -> None:
+    """Speech in both directions, where it is wanted and has been found to be of the right form."""
+    speech = inventory.shared.get("tokenlabs_magpie_tts")
+    if _fits(speech, MAGPIE_TTS):
+        path: Path = ("tokenlabs_magpie_tts",)
+        hosts = [host.name for host in inventory.hosts]
+        if speech["host"] not in hosts:
+            report(
+                (*path, "host"),
+                f"{quoted(speech['host'])} is no host of the cluster",
+                did_you_mean(speech["host"], hosts),
+            )
+        _image(inventory, speech, path, report)
+        _access(inventory, speech, path, report)
+    text = inventory.shared.get("tokenlabs_riva_stt")
+    if _fits(text, RIVA_STT):
+        path = ("tokenlabs_riva_stt",)
+        _access(inventory, text, path, report)
+        if text["host"].endswith("nvidia.com") and not inventory.shared.get("tokenlabs_nvidia_api_key"):
+            report((*path, "host"), "is NVIDIA's, which asks for a key", "set tokenlabs_nvidia_api_key in a vault file")
+        if _ipv4(text["host"]) and text.get("protocol") != "http":
+            report((*path, "host"), "is an address, and certificates are for names", "write its name, or use http")
+        if text.get("protocol") == "http" and inventory.shared.get("tokenlabs_nvidia_api_key"):
+            report(
+                (*path, "protocol"),
+                "is http: tokenlabs_nvidia_api_key would be sent in clear text",
+                "use https, or remove the key if the server asks for none",
+            )
+
+
+def _fits(value: Any, schema: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether something is set and of its form; what is wrong with its form has been reported."""
+    return value is not None and check(schema, value, (), lambda path, reason, remedy: None)
+
+
+def _registry(inventory: Inventory, report: Report) -> None:
+    registry, password = (inventory.shared.get(f"tokenlabs_registry{part}") for part in ("", "_password"))
+    if bool(registry) is not bool(password):
+        name, other = ("tokenlabs_registry", "tokenlabs_registry_password")[:: 1 if registry else -1]
+        report((name,), f"is set without {other}", f"set {other} too, or remove it")
 
 
 def _gated(inventory: Inventory, one: _Served, report: Report) -> None:

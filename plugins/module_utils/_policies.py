@@ -88,6 +88,8 @@ class Spec:
     token_limits: str = "envoy"
     # An issuer of tokens beside the keys: issuer, tier_claim, tenant_claim.
     oidc: Mapping[str, str] | None = None
+    # Paths that are no model's, each with the tiers that it is for; None: all of them.
+    services: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/managed-by": "tokenlabs"})
 
 
@@ -101,7 +103,11 @@ def check(spec: Spec) -> list[str]:
         reasons.append("there is no tier, so no key could be told from another")
     if not spec.paths:
         reasons.append("there is no path to allow")
-    for path in spec.paths:
+    for path, tiers in spec.services.items():
+        for tier in tiers or ():
+            if tier not in spec.tiers:
+                reasons.append(f"services: {path} is for {tier!r}, which is no tier")
+    for path in (*spec.paths, *spec.services):
         if not _PATH.fullmatch(path):
             reasons.append(f"paths: {path!r} is not one plain path; a pattern would open what nobody meters")
     rules = 0
@@ -214,8 +220,15 @@ def auth_policy(spec: Spec) -> Data:
         "known-tier": _patterns(f"auth.identity.tier in {_cel(tiers)}"),
         "tenant-id-well-formed": _patterns(f"auth.identity.tenant.matches({_cel(_TENANT)})"),
         # url_path, as request.path has the query in it: `?x` would be another path.
-        "metered-paths-only": _patterns(f"request.url_path in {_cel(sorted(spec.paths))}"),
+        "metered-paths-only": _patterns(f"request.url_path in {_cel(sorted({*spec.paths, *spec.services}))}"),
     }
+    kept = [
+        f"request.url_path != {_cel(path)} || auth.identity.tier in {_cel(sorted(only))}"
+        for path, only in sorted(spec.services.items())
+        if only
+    ]
+    if kept:
+        authorization["service-of-the-tier"] = _patterns(*kept)
     entitlements = [_entitlement(name, tier["models"], spec) for name, tier in sorted(spec.tiers.items()) if _few(tier)]
     if entitlements:
         authorization["model-of-the-tier"] = _patterns(*entitlements)
@@ -284,9 +297,10 @@ def _few(tier: Mapping[str, Any]) -> bool:
 
 def _entitlement(name: str, allowed: Iterable[str], spec: Spec) -> str:
     served = sorted({spec.models[model] for model in allowed})
-    # The list of models is the same for everybody and has no model header.
+    # The list of models is the same for everybody and has no model header; nor has what is no model.
+    free = _cel(sorted([MODELS_PATH, *spec.services]))
     return (
-        f"auth.identity.tier != {_cel(name)} || request.url_path == {_cel(MODELS_PATH)} || "
+        f"auth.identity.tier != {_cel(name)} || request.url_path in {free} || "
         f"({_cel(MODEL_HEADER)} in request.headers && request.headers[{_cel(MODEL_HEADER)}] in {_cel(served)})"
     )
 

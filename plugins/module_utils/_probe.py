@@ -411,15 +411,16 @@ class Keys:
 def case_from(options: Mapping[str, Any], timeout: float, patience: float) -> Case:
     """A case from the module's options."""
     expect = options["expect"]
-    body = options["body"]
-    if options["json"] is not None:
-        body = json.dumps(options["json"])
+    text = json.dumps(options["json"]) if options["json"] is not None else options["body"]
+    body = text.encode() if text is not None else None
+    if options["body_base64"]:
+        body = base64.b64decode(options["body_base64"])
     return Case(
         name=options["name"],
         path=options["path"],
         method=options["method"] or ("GET" if body is None else "POST"),
         headers={name: str(value) for name, value in (options["headers"] or {}).items()},
-        body=None if body is None else body.encode(),
+        body=body,
         key_file=options["key_file"],
         scheme=options["scheme"],
         repeat=options["repeat"],

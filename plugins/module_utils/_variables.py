@@ -315,6 +315,7 @@ MODEL = Record(
         ),
         "engine": Text(choices=ENGINES),
         "image": Image(),
+        "build": Text(LABEL, "the name of one of tokenlabs_image_builds"),
         "command": Items(Text(), filled=True, example="[python3, -m, server]"),
         "args": Items(Text(), example="[--max-model-len=32768]"),
         "env": Table(Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), Text(), example="{NAME: value}"),
@@ -348,7 +349,7 @@ MODEL = Record(
             what="name",
         ),
     },
-    required=("name", "model", "image"),
+    required=("name", "model"),
     hints={
         "gpu": "did you mean gpus?",
         "tag": "write it in image",
@@ -356,6 +357,45 @@ MODEL = Record(
         "tiers": "did you mean access?",
         "tools": "did you mean tool_parser?",
     },
+)
+# Text to speech on a node of its own choice.
+MAGPIE_TTS = Record(
+    {
+        "host": Text(),
+        "image": Image(),
+        "build": Text(LABEL, "the name of one of tokenlabs_image_builds"),
+        "access": Items(Text(), filled=True, example="[pro, enterprise]"),
+        "cache_size": _QUANTITY,
+        "resources": Record(
+            {name: Record({"cpu": _QUANTITY, "memory": _QUANTITY}, what="resource") for name in ("requests", "limits")}
+        ),
+        "startup_seconds": Number(30, 86400),
+    },
+    required=("host",),
+    what="setting",
+)
+# Speech to text somewhere else: NVIDIA's endpoint, or a NIM of one's own.
+RIVA_STT = Record(
+    {
+        "host": Text(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host's name or IPv4 address, without https://"),
+        "port": Number(1, 65535),
+        "path": Text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /v1/audio/transcriptions"),
+        "protocol": Text(choices=("https", "http")),
+        "timeout_seconds": Number(1, 3600),
+        "access": Items(Text(), filled=True, example="[pro, enterprise]"),
+    },
+    required=("host",),
+    what="setting",
+)
+BUILD = Record(
+    {
+        "context": Text(),
+        "dockerfile": Text(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", "a path within the context"),
+        "args": Table(Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an argument"), Text(), example="{VERSION: v1}"),
+        "registry": Text(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*", "a registry such as ghcr.io/me"),
+    },
+    required=("context",),
+    what="setting",
 )
 TIER = Record(
     {
@@ -489,6 +529,19 @@ SHARED: dict[str, Any] = {
         what="setting",
     ),
     "tokenlabs_currency": Text(r"[A-Z]{3}", "a currency such as EUR"),
+    "tokenlabs_magpie_tts": MAGPIE_TTS,
+    "tokenlabs_riva_stt": RIVA_STT,
+    "tokenlabs_nvidia_api_key": Text(r"nvapi-[A-Za-z0-9_-]{16,}", "a key of NVIDIA's, in a vault file", secret=True),
+    "tokenlabs_image_builds": Table(Text(LABEL, LABEL_FORM), BUILD, example="{vllm-serve: {context: images/vllm}}"),
+    "tokenlabs_registry": Record(
+        {
+            "server": Text(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?", "a registry's name such as ghcr.io"),
+            "username": Text(),
+        },
+        required=("server", "username"),
+        what="setting",
+    ),
+    "tokenlabs_registry_password": Text(secret=True),
     "tokenlabs_hf_token": Text(
         r"(hf|api_org)_[A-Za-z0-9]{16,}", "a token of Hugging Face, in a vault file", secret=True
     ),
@@ -533,7 +586,12 @@ HOST: dict[str, Any] = {
     "tokenlabs_node_taints": Taints(),
 }
 
-SECRETS = ("tokenlabs_hf_token", "tokenlabs_redis_password")
+SECRETS = (
+    "tokenlabs_hf_token",
+    "tokenlabs_nvidia_api_key",
+    "tokenlabs_redis_password",
+    "tokenlabs_registry_password",
+)
 # Set by the collection itself.
 INTERNAL = ("tokenlabs_catalog",)
 

@@ -22,6 +22,9 @@ Data = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
+SPEECH = "/v1/audio/speech"
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+_FORM = "multipart/form-data; boundary=x"
 # The AI gateway would serve it, and nobody could count its tokens.
 UNLISTED = "/v1/responses"
 # As long as a real key, so that nothing but the key itself is wrong.
@@ -256,7 +259,12 @@ def _gateway_checks(catalog: Mapping[str, Any]) -> list[Data]:
                 f"kubectl -n {space} describe pod -l llm-d.ai/model={model['label']}",
             ),
         ]
+    if SPEECH in catalog["services"]:
+        hint = f"kubectl -n {space} describe pod -l app=magpie-tts"
+        found.append(_check("audio", "text to speech is available", _deployment(space, "magpie-tts"), hint))
     routes = [(api, "HTTPRoute", "models")]
+    routes += [(api, "HTTPRoute", "magpie-tts")] if SPEECH in catalog["services"] else []
+    routes += [(api, "HTTPRoute", "riva-stt")] if TRANSCRIPTIONS in catalog["services"] else []
     if catalog["models"]:
         routes += [
             ("aigateway.envoyproxy.io/v1alpha1", "AIGatewayRoute", "llm-inference"),
@@ -467,7 +475,9 @@ def _own_tenants(catalog: Mapping[str, Any], run: str, directory: str) -> list[P
 
 def _voices(catalog: Mapping[str, Any], tier: str) -> int:
     """How many tenants of a tier it takes to ask for all its models, when each may send only so many requests."""
-    needed = 6 + sum(2 + bool(model.get("tools")) + bool(model.get("vision")) for model in _models_of(catalog, tier))
+    models = _models_of(catalog, tier)
+    extras = sum(bool(model.get("tools")) + bool(model.get("vision")) for model in models)
+    needed = 6 + 2 * len(models) + extras + 2 * len(catalog["services"])
     limit = min(catalog["tiers"][tier]["requests"].values(), default=needed)
     return min(-(-needed // max(limit, 1)), MOST_VOICES)
 
@@ -639,6 +649,7 @@ def _speak(catalog: Mapping[str, Any], speakers: Sequence[Probe], skipped: list[
             stage=1,
         ),
     ]
+    cases += _audio(catalog, speakers, skipped)
     cases += _unknown_model(catalog, speakers)
     cases += _foreign_model(catalog, speakers)
     for turn, model in enumerate(catalog["models"]):
@@ -683,6 +694,53 @@ def _speak_to(model: Mapping[str, Any], probe: Probe) -> list[Data]:
             body = chat(model["served_name"], **more)
             cases.append(_case("models", f"{model['name']}: {name}", CHAT, counted, hint, json=body, **common))
     return cases
+
+
+def _audio(catalog: Mapping[str, Any], speakers: Sequence[Probe], skipped: list[Data]) -> list[Data]:
+    """Speech in both directions, for a tier that may use it; another tier is refused."""
+    cases: list[Data] = []
+    wav = _silence()
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+        + wav
+        + b'\r\n--x\r\nContent-Disposition: form-data; name="language"\r\n\r\nen-US\r\n--x--\r\n'
+    )
+    heard: Data = {"body_base64": base64.b64encode(form).decode(), "headers": {"content-type": _FORM}}
+    asked: dict[str, tuple[str, Data, Data]] = {
+        SPEECH: ("speech", {"json": {"input": "Hello.", "voice": "sofia"}}, {"status": [200], "contains": "RIFF"}),
+        TRANSCRIPTIONS: ("transcriptions", heard, {"status": [200], "json": {"text": None}}),
+    }
+    for path, (name, request, expect) in asked.items():
+        if path not in catalog["services"]:
+            continue
+        tiers = catalog["services"][path]
+        hint = "deployment magpie-tts" if path == SPEECH else "Backend and HTTPRoute riva-stt; the server it names"
+        inside = [probe for probe in speakers if tiers is None or probe.tier in tiers]
+        outside = [probe for probe in speakers if tiers is not None and probe.tier not in tiers]
+        cases.append(_case("audio", f"{name} without a key", path, {"status": [401]}, "AuthPolicy", **request))
+        if not inside:
+            skipped.append(_skipped("audio", name, "no tenant with a key file may use it"))
+            continue
+        best = max(inside, key=lambda probe: _generous(catalog, probe))
+        common = {"key_file": best.key_file, "stage": 1, "timeout": 120}
+        cases.append(_case("audio", name, path, expect, hint, **request, **common))
+        if path == SPEECH:
+            wrong = {"json": {"input": "Hello.", "voice": "nobody"}}
+            cases.append(_case("audio", "a voice of nobody", path, {"status": [400]}, hint, **wrong, **common))
+        for probe in outside[:1]:
+            refused = {**request, "key_file": probe.key_file, "stage": 1}
+            told = f"tier {probe.tier} asks for {name}, which is not for it"
+            cases.append(_case("audio", told, path, {"status": [403]}, "AuthPolicy token-labs-auth", **refused))
+    return cases
+
+
+def _silence(seconds: float = 0.5, rate: int = 16000) -> bytes:
+    """A WAV file in which nobody speaks."""
+    data = b"\0\0" * int(seconds * rate)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE") + form + struct.pack("<4sI", b"data", len(data)) + data
+    )
 
 
 def _unknown_model(catalog: Mapping[str, Any], speakers: Sequence[Probe]) -> list[Data]:

@@ -44,6 +44,9 @@ options:
       json:
         description: The body, as data.
         type: dict
+      body_base64:
+        description: The body, in Base64, for what is no text.
+        type: str
       body:
         description: The body, as text.
         type: str
@@ -221,6 +224,7 @@ CASE = {
     "headers": {"type": "dict"},
     "json": {"type": "dict"},
     "body": {"type": "str"},
+    "body_base64": {"type": "str"},
     "key_file": {"type": "path", "no_log": False},
     "scheme": {"type": "str", "default": "Bearer"},
     "repeat": {"type": "int", "default": 1},
@@ -244,7 +248,7 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": CASE,
-                "mutually_exclusive": [("json", "body")],
+                "mutually_exclusive": [("json", "body", "body_base64")],
             },
             "concurrency": {"type": "int", "default": 8},
             "timeout": {"type": "float", "default": 30},

@@ -48,6 +48,12 @@ options:
     description: The paths that are open to tenants. All others are refused.
     type: list
     elements: str
+  services:
+    description:
+      - Open paths that are no model's, such as speech, each with the list of tiers that it is for, or nothing for all.
+      - Requests to them are limited like all others; they have no tokens to count.
+    type: dict
+    default: {}
   models:
     description: The models, each with C(name) and C(served_name).
     type: list
@@ -175,6 +181,7 @@ ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "tiers": {"type": "dict"},
     "paths": {"type": "list", "elements": "str"},
+    "services": {"type": "dict", "default": {}},
     "models": {"type": "list", "elements": "dict"},
     "gateway": {"type": "str", "default": "token-labs-gateway"},
     "namespace": {"type": "str", "default": "token-labs"},
@@ -292,6 +299,7 @@ def main() -> None:
         namespace=params["namespace"],
         token_limits=params["token_limits"],
         oidc=params["oidc"],
+        services=params["services"],
     )
     policies: list[dict[str, Any]] = []
     removed: list[str] = []

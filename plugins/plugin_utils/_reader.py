@@ -16,6 +16,7 @@ from ansible.errors import AnsibleError
 from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, Problem, TenantFile
 from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import UNREADABLE, Path, path_text
 from ansible_collections.tokenlabs.platform.plugins.module_utils._variables import HOST, SHARED
+from ansible_collections.tokenlabs.platform.plugins.plugin_utils._context import digest
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._tenant_files import read_tenants
 
 try:
@@ -66,7 +67,25 @@ class Reader:
             divided=divided,
             tenant_files=tuple(self._tenant_files(shared.get("tokenlabs_tenants_files"))),
             directory=self._directory or ".",
+            contexts=dict(self._contexts(shared.get("tokenlabs_image_builds"))),
         )
+
+    def _contexts(self, builds: Any) -> Iterator[tuple[str, tuple[str, str]]]:
+        """The folders that images are built from; what is no mapping of them is reported with the other variables."""
+        for name, build in builds.items() if isinstance(builds, Mapping) else ():
+            context = build.get("context") if isinstance(build, Mapping) else None
+            if not isinstance(context, str):
+                continue
+            folder = pathlib.Path(self._directory or ".") / context
+            path: Path = ("tokenlabs_image_builds", _step(name), "context")
+            dockerfile = folder / str(build.get("dockerfile") or "Dockerfile")
+            if not dockerfile.is_file():
+                reason = f"has no {dockerfile.name}" if folder.is_dir() else f"names {context}, which is no folder"
+                remedy = "name a folder with a Dockerfile, from the inventory's folder on"
+                self.problems.append(Problem(self.locate(None, path), path_text(path), reason, remedy))
+                continue
+            settings = {key: build.get(key) for key in ("dockerfile", "args")}
+            yield str(name), (str(folder.resolve()), digest(folder, settings))
 
     def _ownerless(self) -> None:
         """Files of hosts that are in no group: Ansible passes over them without a word, and so over their models."""

@@ -20,6 +20,19 @@ from tests.unit.plugins.catalog.inventories import load, load_plugins
 
 # What tasks find out before they render.
 FOUND_OUT: dict[str, dict[str, Any]] = {"redis": {"__redis_secret_version": "1"}}
+# What the lab's inventory does not ask for.
+FOUND_OUT["magpie_tts"] = {
+    "magpie_tts_service": {
+        "host": "spark-01",
+        "image": "registry.example.com/magpie-tts:v1",
+        "startup_seconds": 905,
+        "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}},
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}],
+        "pull_secret": "registry",
+    }
+}
+NVIDIA = {"host": "integrate.api.nvidia.com", "port": 443, "path": "/v1/asr", "tls": True, "credential": True}
+FOUND_OUT["riva_stt"] = {"riva_stt_service": {**NVIDIA, "timeout_seconds": 120}}
 # Charts whose values are a role's variables: role, variable, chart in the catalog.
 VALUES = [
     ("envoy_gateway", "__envoy_gateway_values", "envoy_gateway"),
@@ -149,6 +162,35 @@ def test_routes_and_pools_fit_together(catalog: dict[str, Any]) -> None:
     assert route["metadata"]["name"] == "llm-inference"
     # Without it no tokens are counted, and streams may end without usage.
     assert {"metadataKey": "llm_total_token", "type": "TotalToken"} in route["spec"]["llmRequestCosts"]
+
+
+def test_a_tenants_key_is_written_over_on_the_way_to_nvidia(catalog: dict[str, Any]) -> None:
+    objects = {body["kind"]: body for body in documents("riva_stt", catalog)}
+    assert objects["HTTPRouteFilter"]["spec"]["credentialInjection"]["overwrite"] is True
+    assert objects["BackendTLSPolicy"]["spec"]["validation"]["hostname"] == NVIDIA["host"]
+    (rule,) = objects["HTTPRoute"]["spec"]["rules"]
+    filters = {each["type"]: each for each in rule["filters"]}
+    assert filters["ExtensionRef"]["extensionRef"]["name"] == objects["HTTPRouteFilter"]["metadata"]["name"]
+    assert filters["URLRewrite"]["urlRewrite"] == {
+        "hostname": NVIDIA["host"],
+        "path": {"type": "ReplaceFullPath", "replaceFullPath": "/v1/asr"},
+    }
+    removed = filters["RequestHeaderModifier"]["requestHeaderModifier"]["remove"]
+    assert removed == ["x-tokenlabs-tenant", "x-tokenlabs-tier"]
+
+
+def test_a_server_of_ones_own_gets_no_key_at_all(
+    catalog: dict[str, Any], definitions: Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {**NVIDIA, "host": "192.168.1.7", "port": 9000, "path": "/v1/audio/transcriptions"}
+    service = {**own, "tls": False, "credential": False, "timeout_seconds": 5}
+    monkeypatch.setitem(FOUND_OUT, "riva_stt", {"riva_stt_service": service})
+    objects = {body["kind"]: body for body in documents("riva_stt", catalog)}
+    assert set(objects) == {"Backend", "HTTPRoute"}
+    assert [definitions.errors(body) for body in objects.values()] == [[], []]
+    assert objects["Backend"]["spec"]["endpoints"] == [{"ip": {"address": "192.168.1.7", "port": 9000}}]
+    (only,) = objects["HTTPRoute"]["spec"]["rules"][0]["filters"]
+    assert "authorization" in only["requestHeaderModifier"]["remove"]
 
 
 def test_a_real_api_server_takes_everything(catalog: dict[str, Any], server: ApiServer) -> None:

@@ -163,6 +163,7 @@ def test_an_image_of_a_registry_that_cannot_exist_is_never_pulled() -> None:
         ("docker.io/envoyproxy/ai-gateway-controller:v0.5.0", {}, "webhook"),
         ("ghcr.io/llm-d/llm-d-cuda:v0.5.0", {"llm-d.ai/inference-serving": "true"}, "model"),
         ("ghcr.io/llm-d/llm-d-cuda:v0.5.0", {}, ""),
+        ("tokenlabs.local/magpie-tts:0123456789ab", {}, "speech"),
     ],
 )
 def test_real_programs_are_known_by_image_or_label(image: str, labels: dict[str, str], expected: str) -> None:

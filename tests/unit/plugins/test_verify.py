@@ -41,6 +41,7 @@ CATALOG: Data = {
     "gateway": {"name": "gw", "namespace": "space", "class": "eg", "http_port": 80},
     "redis": {"own": True},
     "models": [model("a"), model("b")],
+    "services": {},
     "tiers": {
         "free": {"requests": {"1m": 10, "24h": 100}, "tokens": {"1m": 5000, "24h": 50000}, "models": ["a"]},
         "pro": {"requests": {"1m": 100}, "tokens": {"1m": 50000}, "models": None},
@@ -296,6 +297,23 @@ def test_what_a_model_is_said_to_take_is_sent_to_it() -> None:
     picture = base64.b64decode(message["content"][1]["image_url"]["url"].partition(",")[2])
     assert picture.startswith(b"\x89PNG") and picture.endswith(b"IEND\xaeB`\x82")
     assert not [name for name in names(planned["cases"]) if name.startswith("b: takes")]
+
+
+def test_speech_is_asked_for_where_there_is_any() -> None:
+    services = {"/v1/audio/speech": None, "/v1/audio/models": None, "/v1/audio/transcriptions": ["pro"]}
+    planned = verify.plan(changed(services=services), [], [], "abcd1234", "/run")
+    assert case(planned, "speech without a key")["expect"] == {"status": [401]}
+    spoken = [each for each in planned["cases"] if each["name"] == "speech"][0]
+    assert (spoken["key_file"], spoken["expect"]["contains"]) == ("/run/verify-abcd1234-pro.key", "RIFF")
+    assert case(planned, "a voice of nobody")["expect"] == {"status": [400]}
+    heard = [each for each in planned["cases"] if each["name"] == "transcriptions"][0]
+    body = base64.b64decode(heard["body_base64"])
+    assert b"RIFF" in body and body.endswith(b"--x--\r\n")
+    refused = case(planned, "tier free asks for transcriptions")
+    assert (refused["key_file"], refused["expect"]) == ("/run/verify-abcd1234-free.key", {"status": [403]})
+    checked = {check["object"]["name"] for check in verify.checks(changed(services=services))}
+    assert {"magpie-tts", "riva-stt"} <= checked
+    assert not {"magpie-tts", "riva-stt"} & {check["object"]["name"] for check in verify.checks(CATALOG)}
 
 
 def test_a_tier_is_kept_to_its_models_and_an_unknown_model_is_not_found() -> None:

@@ -628,6 +628,67 @@ CASES = [
         ],
     ),
     Case(
+        "a model without an image, and one with two",
+        {
+            SPARK: model(image="") + "    build: vllm\n",
+            "host_vars/spark-01.yml": GOOD["host_vars/spark-01.yml"] + "    build: x\n",
+        },
+        [
+            (f"{SPARK}:5: tokenlabs_models[0].build 'vllm' is not built", "none is known"),
+            ("host_vars/spark-01.yml:6: tokenlabs_models[0].build is set beside image", "remove one"),
+        ],
+    ),
+    Case(
+        "a model with no image at all",
+        {SPARK: model(image="")},
+        [(f"{SPARK}:3: tokenlabs_models[0].image is missing", "tokenlabs_image_builds")],
+    ),
+    Case(
+        "folders that nothing can be built from",
+        {
+            MAIN: "tokenlabs_image_builds:\n  a: {context: nowhere}\n  b: {context: host_vars}\n  c: {args: {}}\n",
+        },
+        [
+            (f"{MAIN}:2: tokenlabs_image_builds.a.context names nowhere, which is no folder", "Dockerfile"),
+            (f"{MAIN}:3: tokenlabs_image_builds.b.context has no Dockerfile", "Dockerfile"),
+            (f"{MAIN}:4: tokenlabs_image_builds.c.context is missing", "add it"),
+        ],
+    ),
+    Case(
+        "speech on a host of nobody, for a tier of nobody",
+        {MAIN: "tokenlabs_magpie_tts: {host: spark-03, image: 'r/tts:v1', access: [gold]}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_magpie_tts.host 'spark-03' is no host of the cluster", "spark-0"),
+            (f"{MAIN}:1: tokenlabs_magpie_tts.access[0] 'gold' is no tier", "known are free, pro"),
+        ],
+    ),
+    Case(
+        "NVIDIA without a key",
+        {MAIN: "tokenlabs_riva_stt: {host: integrate.api.nvidia.com}\n"},
+        [(f"{MAIN}:1: tokenlabs_riva_stt.host is NVIDIA's, which asks for a key", "tokenlabs_nvidia_api_key")],
+    ),
+    Case(
+        "a key in clear text",
+        {
+            MAIN: "tokenlabs_riva_stt: {host: 192.168.1.7, protocol: http}\n"
+            "tokenlabs_nvidia_api_key: nvapi-aB3dE5gH7jK9mN1pQ2\n"
+        },
+        [(f"{MAIN}:1: tokenlabs_riva_stt.protocol is http: tokenlabs_nvidia_api_key would be sent in clear", "https")],
+    ),
+    Case(
+        "a certificate of an address",
+        {MAIN: "tokenlabs_riva_stt: {host: 192.168.1.7}\n"},
+        [(f"{MAIN}:1: tokenlabs_riva_stt.host is an address, and certificates are for names", "use http")],
+    ),
+    Case(
+        "a registry without a password, and a key of another make",
+        {MAIN: f"tokenlabs_registry: {{server: ghcr.io, username: me}}\ntokenlabs_nvidia_api_key: {SECRET}\n"},
+        [
+            (f"{MAIN}:1: tokenlabs_registry is set without tokenlabs_registry_password", "set"),
+            (f"{MAIN}:2: tokenlabs_nvidia_api_key is not of the right form", "vault"),
+        ],
+    ),
+    Case(
         "kubelet flags that are set in another way, and one that is none",
         {
             SPARK: GOOD[SPARK]

@@ -86,6 +86,22 @@ def test_who_may_call_what(request_: Request, allowed: bool) -> None:
     assert authorised(SPEC, request_) is allowed
 
 
+def test_what_is_no_model_is_open_to_the_tiers_that_it_is_for() -> None:
+    """Also to those that may use some models only, as such a request names none."""
+    speech, text = "/v1/audio/speech", "/v1/audio/transcriptions"
+    spec = replace(SPEC, services={speech: None, text: ["pro"]})
+    allowed = {
+        (tier, path): authorised(spec, Request(tier=tier, path=path, headers={}))
+        for tier in ("free", "pro")
+        for path in (speech, text)
+    }
+    assert allowed == {("free", speech): True, ("free", text): False, ("pro", speech): True, ("pro", text): True}
+    assert not authorised(spec, Request(tier="gold", path=speech, headers={}))
+    assert not authorised(SPEC, Request(tier="pro", path=speech, headers={}))
+    # Whoever may speak may not therefore use a model.
+    assert not authorised(spec, Request(headers={"x-ai-eg-model": "org/of-tomorrow"}))
+
+
 def test_all_models_for_all_needs_no_entitlement() -> None:
     spec = replace(SPEC, tiers={"pro": SPEC.tiers["pro"]})
     assert "model-of-the-tier" not in policies.auth_policy(spec)["spec"]["overrides"]["rules"]["authorization"]
@@ -155,6 +171,8 @@ def test_the_key_ends_at_the_gateway() -> None:
     ("changes", "reason"),
     [
         ({"tiers": {}}, "there is no tier"),
+        ({"services": {"/v1/audio/.*": None}}, "not one plain path"),
+        ({"services": {"/v1/audio/speech": ["gold"]}}, "is for 'gold', which is no tier"),
         ({"paths": []}, "there is no path"),
         ({"paths": ["/"]}, "is not one plain path"),
         ({"paths": ["/v1/*"]}, "is not one plain path"),
