@@ -449,7 +449,8 @@ class Connection:
         for name, value in headers:
             self._http.putheader(name, value)
         if data:
-            self._http.putheader("Content-Type", "application/json")
+            if "content-type" not in {name.lower() for name, _ in headers}:
+                self._http.putheader("Content-Type", "application/json")
             self._http.putheader("Content-Length", str(len(data)))
         self._http.endheaders(data or None)
 
