@@ -67,6 +67,8 @@ def refused(path: str) -> None:
         time.sleep(0.5)
 
 
+# Eight playbooks; tests/lab/test_gateway_speech.py asks the same of the roles' objects in seconds.
+@pytest.mark.long
 def test_speech_comes_and_goes(nim: str, tmp_path: Path) -> None:
     site = Site.copied(tmp_path)
     file = site.inventory / "group_vars/all/main.yml"
