@@ -184,7 +184,7 @@ class Helm:
         kubeconfig = module.params["kubeconfig"] or os.environ.get("K8S_AUTH_KUBECONFIG")
         if kubeconfig:
             self._environment["KUBECONFIG"] = str(kubeconfig)
-        home = os.environ.get("HELM_CACHE_HOME") or os.path.expanduser("~/.cache/helm")
+        home = os.environ.get("HELM_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/root"), ".cache", "helm")
         self._kept = module.params["directory"] or os.path.join(home, "charts")
         self.scratch = tempfile.mkdtemp(prefix="helm-", dir=self._local.tmpdir)
         self._local.add_cleanup_file(self.scratch)
