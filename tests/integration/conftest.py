@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,8 @@ def run(api: apiserver.ApiServer, capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(api.kubeconfig))
 
     def call(module: ModuleType, *, check: bool = False, diff: bool = False, **arguments: Any) -> ModuleResult:
+        loaded = "ansible.utils.display" in sys.modules
+        assert not loaded, "a test has loaded Ansible's control side, which takes warnings: it belongs in contract"
         capsys.readouterr()
         internal = {"_ansible_check_mode": check, "_ansible_diff": diff}
         with patch_module_args({**arguments, **internal}), pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from ansible_collections.tokenlabs.platform.plugins.modules import cluster_info
 from tests.integration import apiserver, faultproxy
 from tests.integration.conftest import RunModule
 from tests.unit.plugins.test_cluster import CATALOG
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apiserver.ApiServer]:
+    """An empty control plane: what others install in theirs would be found, too."""
+    tools = apiserver.find_tools()
+    if tools is None:
+        pytest.skip("no kube-apiserver and etcd: build the lab's tools first, or set LAB_TOOLS to their directory")
+    with apiserver.running(tools, tmp_path_factory.mktemp("empty")) as server:
+        yield server
 
 
 def record(api: apiserver.ApiServer, namespace: str, name: str, chart: str, version: str, number: int = 1) -> None:
