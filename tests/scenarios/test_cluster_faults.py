@@ -68,8 +68,10 @@ def test_fault_12_nvidia_addon_on_arm64() -> None:
 def test_fault_18_more_addresses() -> None:
     offered = on("controller", "hostname -I").split()
     assert len(offered) > 1 and "10.77.0.10" in offered
-    joins = [each for each in commands() if "microk8s join" in each.line and each.rc == 0]
-    assert joins and all("join 10.77.0.10:25000/" in each.line for each in joins)
+    joins = [each for each in commands() if "microk8s join" in each.line]
+    assert [each for each in joins if "join 10.77.0.10:25000/" in each.line and each.rc == 0]
+    others = [address for address in offered if address != "10.77.0.10"]
+    assert [each for each in joins if any(f"join {address}:" in each.line for address in others)] == []
 
 
 def test_fault_21_wrong_channel() -> None:
