@@ -33,9 +33,10 @@ def model(name: str) -> Data:
 
 
 CATALOG: Data = {
+    "cluster": "microk8s",
     "nodes": {
-        "controller": {"name": "controller", "gpu": False, "gpu_slots": 0},
-        "spark-01": {"name": "spark-01", "gpu": True, "gpu_slots": 2},
+        "controller": {"name": "controller", "role": "controller", "gpu": False, "gpu_slots": 0},
+        "spark-01": {"name": "spark-01", "role": "worker", "gpu": True, "gpu_slots": 2},
     },
     "token_limits": "envoy",
     "gateway": {"name": "gw", "namespace": "space", "class": "eg", "http_port": 80},
@@ -422,6 +423,15 @@ def findings(**changes: Any) -> Data:
         "cases": cases,
         **changes,
     }
+
+
+def test_where_helm_runs_is_no_node_of_somebody_elses_cluster() -> None:
+    def nodes(**changes: Any) -> set[str]:
+        found = [check["object"] for check in verify.checks(changed(**changes))]
+        return {each["name"] for each in found if each["kind"] == "Node"}
+
+    assert nodes() == {"controller", "spark-01"}
+    assert nodes(cluster="existing") == {"spark-01"}
 
 
 def test_a_platform_that_works_has_no_failure() -> None:
