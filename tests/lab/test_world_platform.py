@@ -374,7 +374,7 @@ def test_a_process_that_dies_is_started_again(lab: Lab) -> None:
 
 
 def workload(name: str, **spec: Any) -> dict[str, Any]:
-    container = {"name": "c", "image": "example.invalid/app:1", **spec.pop("container", {})}
+    container = {"name": "c", "image": "registry.example/app:1", **spec.pop("container", {})}
     template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], **spec}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "default"},
             "spec": {"selector": {"matchLabels": {"app": name}}, "template": template}}  # fmt: skip
