@@ -413,6 +413,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+async def listen(app: web.Application, address: str) -> None:
+    """Serve at ``HOST:PORT`` until a signal ends it."""
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, host, int(port)).start()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+
+
 async def serve(options: argparse.Namespace) -> None:
     settings = Settings(
         tuple(options.model),
@@ -423,15 +436,7 @@ async def serve(options: argparse.Namespace) -> None:
         options.vision,
         options.max_num_seqs,
     )
-    host, _, port = options.listen.rpartition(":")
-    runner = web.AppRunner(ModelServer(settings).app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, host, int(port)).start()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await runner.cleanup()
+    await listen(ModelServer(settings).app(), options.listen)
 
 
 def main() -> int:

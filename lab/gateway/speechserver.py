@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import io
 import json
-import signal
 import sys
 import wave
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
+
+from lab.gateway.modelserver import listen
 
 VOICES = ("john", "sofia", "aria", "jason", "leo")
 LANGUAGES = ("en", "es", "de", "fr", "vi", "it", "zh")
@@ -105,20 +106,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-async def serve(options: argparse.Namespace) -> None:
-    host, _, port = options.listen.rpartition(":")
-    runner = web.AppRunner(SpeechServer(options.key).app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, host, int(port)).start()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await runner.cleanup()
-
-
 def main() -> int:
-    asyncio.run(serve(parse_arguments()))
+    options = parse_arguments()
+    asyncio.run(listen(SpeechServer(options.key).app(), options.listen))
     return 0
 
 

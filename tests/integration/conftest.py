@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,13 +20,20 @@ from tests.integration import apiserver
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apiserver.ApiServer]:
-    """One control plane for the whole session; tests keep apart by namespaces."""
+@contextmanager
+def control_plane(directory: Path) -> Iterator[apiserver.ApiServer]:
+    """One that runs in this directory; where its programs are missing, the test is skipped."""
     tools = apiserver.find_tools()
     if tools is None:
         pytest.skip("no kube-apiserver and etcd: build the lab's tools first, or set LAB_TOOLS to their directory")
-    with apiserver.running(tools, tmp_path_factory.mktemp("api")) as server:
+    with apiserver.running(tools, directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apiserver.ApiServer]:
+    """One control plane for the whole session; tests keep apart by namespaces."""
+    with control_plane(tmp_path_factory.mktemp("api")) as server:
         yield server
 
 

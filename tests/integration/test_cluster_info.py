@@ -15,7 +15,7 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils import _cluster
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import RELEASES
 from ansible_collections.tokenlabs.platform.plugins.modules import cluster_info
 
-from tests.integration import apiserver, faultproxy
+from tests.integration import apiserver, conftest, faultproxy
 from tests.integration.conftest import RunModule
 from tests.unit.plugins.test_cluster import CATALOG
 
@@ -23,10 +23,7 @@ from tests.unit.plugins.test_cluster import CATALOG
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apiserver.ApiServer]:
     """An empty control plane: what others install in theirs would be found, too."""
-    tools = apiserver.find_tools()
-    if tools is None:
-        pytest.skip("no kube-apiserver and etcd: build the lab's tools first, or set LAB_TOOLS to their directory")
-    with apiserver.running(tools, tmp_path_factory.mktemp("empty")) as server:
+    with conftest.control_plane(tmp_path_factory.mktemp("empty")) as server:
         yield server
 
 
