@@ -37,10 +37,16 @@ class Record:
     manifest: str = field(default="", repr=False)
 
 
-def parse_record(secret: Mapping[str, Any]) -> Record:
-    """The Secret in which helm 3 keeps a revision: JSON, compressed, in base64 twice."""
+def payload(secret: Mapping[str, Any]) -> dict[str, Any]:
+    """What a revision's Secret holds: JSON, compressed, in base64 twice; KeyError, ValueError or OSError if not."""
     raw = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-    told = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    found: dict[str, Any] = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    return found
+
+
+def parse_record(secret: Mapping[str, Any]) -> Record:
+    """The Secret in which helm 3 keeps a revision."""
+    told = payload(secret)
     about = (told.get("chart") or {}).get("metadata") or {}
     return Record(
         told["name"],

@@ -9,13 +9,12 @@ Each reduction drops what must not leave the controller: a Helm record holds val
 from __future__ import annotations
 
 import base64
-import gzip
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._helm_release import payload
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import Kube, KubeError
 from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import certificate_end
 from ansible_collections.tokenlabs.platform.plugins.module_utils._tenant_keeper import list_credentials
@@ -66,9 +65,8 @@ def release(secret: Mapping[str, Any]) -> Data:
     """Name, chart and state of a Helm release; nothing of its values."""
     labels = (secret.get("metadata") or {}).get("labels") or {}
     try:
-        packed = base64.b64decode(base64.b64decode((secret.get("data") or {})["release"]))
-        chart = json.loads(gzip.decompress(packed))["chart"]["metadata"]
-    except (KeyError, ValueError, OSError):
+        chart = payload(secret)["chart"]["metadata"]
+    except (KeyError, TypeError, ValueError, OSError):
         chart = {}
     return {
         "name": labels.get("name", ""),
