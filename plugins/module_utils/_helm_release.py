@@ -14,11 +14,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import Drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import Kube
+from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import certificate_end
 
 HISTORY = 5
 
@@ -145,40 +146,13 @@ def told(found: Drift) -> list[str]:
     return [f"{name} is gone" for name in found.missing] + [f"{name} was changed" for name in found.other]
 
 
-def certificate_end(pem: str) -> datetime:
-    """Until when a certificate is valid (RFC 5280, 4.1: the second time of its validity). ValueError if it is none."""
-    lines = pem.partition("-----BEGIN CERTIFICATE-----")[2].partition("-----END")[0]
-    der = base64.b64decode("".join(lines.split()))
-    try:
-        fields = _parts(_parts(_parts(der)[0][1])[0][1])
-        version = 1 if fields[0][0] == 0xA0 else 0
-        # serial number, signature, issuer, validity
-        kind, value = _parts(fields[version + 3][1])[1]
-    except IndexError:
-        raise ValueError("this is no certificate") from None
-    form = "%y%m%d%H%M%SZ" if kind == 0x17 else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(value.decode("ascii"), form).replace(tzinfo=UTC)
-
-
-def _parts(data: bytes) -> list[tuple[int, bytes]]:
-    """The elements of a DER sequence, as tag and content."""
-    found, place = [], 0
-    while place < len(data):
-        tag, length = data[place], data[place + 1]
-        place += 2
-        if length & 0x80:
-            count = length & 0x7F
-            length = int.from_bytes(data[place : place + count], "big")
-            place += count
-        found.append((tag, data[place : place + length]))
-        place += length
-    return found
-
-
 def ends_soon(pem: str, days: int, now: datetime) -> str:
     """Why a certificate has to be renewed; empty when it has not."""
     try:
-        end = certificate_end(pem)
+        told = certificate_end(pem)
     except ValueError:
+        told = None
+    if told is None:
         return "its certificate cannot be read"
+    end = datetime.fromisoformat(told)
     return f"its certificate ends {end:%Y-%m-%d}" if end - now < timedelta(days=days) else ""
