@@ -13,12 +13,9 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive, summarize
 from ansible_collections.tokenlabs.platform.plugins.module_utils._gateway import certificate_files
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
-    Problem,
-    file_order,
-    remarks,
-    validate,
-)
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Problem, file_order
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory_rules import validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._model_rules import remarks
 from ansible_collections.tokenlabs.platform.plugins.module_utils._schema import path_text
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._certificates import problem_of
 from ansible_collections.tokenlabs.platform.plugins.plugin_utils._reader import Reader

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.tokenlabs.platform.plugins.module_utils._gateway import derive_gateway, derive_redis
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import (
-    Host,
-    Inventory,
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils._model_rules import (
     amount,
     gpus_of,
     load_of,

@@ -25,7 +25,8 @@ from ansible.template import trust_as_template
 from ansible_collections.tokenlabs.platform.plugins.filter import autoscaling_objects, observability_objects
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _policies as policies
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory_rules import validate
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import RELEASES
 
 from tests.contract import crds

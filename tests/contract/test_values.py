@@ -13,7 +13,8 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory_rules import validate
 
 from tests.contract.crds import Definitions
 from tests.contract.test_roles import documents as role_documents

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.filter.autoscaling_objects import objects
-from ansible_collections.tokenlabs.platform.plugins.module_utils import _catalog, _inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _catalog, _inventory_rules
 
 from lab.gateway import modelserver
 from tests.unit.plugins.catalog.test_catalog import derive, inventory, model
@@ -69,7 +69,7 @@ def problems(*sparks: list[dict[str, Any]], slots: int, **shared: Any) -> list[s
     chosen = inventory(*sparks, **shared)
     for host in chosen.sparks:
         host.vars["tokenlabs_gpu_slots"] = slots
-    return [f"{each.path} {each.reason}" for each in _inventory.validate(chosen, lambda host, path: str(host))]
+    return [f"{each.path} {each.reason}" for each in _inventory_rules.validate(chosen, lambda host, path: str(host))]
 
 
 def test_never_above_the_slots_that_other_models_leave() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _catalog as catalog
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _release_sets
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory_rules import validate
 from ansible_collections.tokenlabs.platform.plugins.module_utils._releases import (
     CHARTS,
     DOWNLOADS,

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.tokenlabs.platform.plugins.module_utils._catalog import derive
-from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory, validate
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory import Host, Inventory
+from ansible_collections.tokenlabs.platform.plugins.module_utils._inventory_rules import validate
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS: dict[str, dict[str, Any]] = {
