@@ -8,13 +8,14 @@ from ansible_collections.tokenlabs.platform.plugins.module_utils._node import no
 
 DOCUMENTATION = r"""
 name: node_objects
-short_description: Node manifests with the platform's labels and taints
+short_description: Node manifests with the platform's labels
 version_added: 0.1.0
 author:
   - TokenLabs platform developers (@tokenlabs)
 description:
-  - Makes the manifests that server-side apply needs to set the platform's labels and taints on the Nodes that exist.
-  - Taints of others, such as those of the node lifecycle controller, are kept.
+  - Makes the manifests that server-side apply needs to set the platform's labels on the Nodes that exist.
+  - An annotation names the taints that are the platform's; P(tokenlabs.platform.node_taints#filter) tells
+    which come and go.
 options:
   _input:
     description:

@@ -251,7 +251,7 @@ def parse_service_starts(text: str) -> dict[str, float]:
 def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a Node that decisions need."""
     status, spec = node.get("status", {}), node.get("spec", {})
-    managed = node["metadata"].get("annotations", {}).get(TAINTS_ANNOTATION)
+    managed = node["metadata"].get("annotations", {}).get(TAINTS_ANNOTATION, "")
     conditions = {item["type"]: item for item in status.get("conditions", [])}
     ready = conditions.get("Ready", {})
     addresses = {item["type"]: item["address"] for item in status.get("addresses", [])}
@@ -265,7 +265,7 @@ def summarise_node(node: Mapping[str, Any]) -> dict[str, Any]:
         "unschedulable": bool(spec.get("unschedulable")),
         "maintenance": node["metadata"].get("annotations", {}).get(MAINTENANCE_ANNOTATION, ""),
         "taints": spec.get("taints", []),
-        "managed_taints": [key for key in managed.split(",") if key] if managed is not None else None,
+        "managed_taints": [mark for mark in managed.split(",") if mark],
     }
 
 

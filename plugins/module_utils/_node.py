@@ -229,9 +229,10 @@ def read_system(run: Run, root: Path, gpu: bool) -> dict[str, Any]:
 def node_objects(
     wanted: Mapping[str, Mapping[str, Any]], live: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The Nodes with our labels and taints, for server-side apply. A Node that is not there is left out.
+    """The Nodes with our labels, and with the names of our taints, for server-side apply.
 
-    The list of taints belongs to one manager as a whole, so the taints of others are repeated as they are.
+    A Node that is not there is left out. The taints themselves are not applied: their list belongs to one manager as a
+    whole, and the control plane changes it whenever a node is away.
     """
     objects = []
     for name in sorted(set(wanted) & set(live)):
@@ -239,20 +240,31 @@ def node_objects(
         if wanted[name].get("gpu_slots", 0) > 1:
             labels[SLOTS_LABEL] = f"slots-{wanted[name]['gpu_slots']}"
         labels |= {str(key): str(value) for key, value in wanted[name].get("labels", {}).items()}
-        taints = [dict(taint) for taint in wanted[name].get("taints", [])]
-        managed = live[name].get("managed_taints")
-        marks = sorted({_mark(taint) for taint in taints})
         metadata: dict[str, Any] = {"name": name, "labels": labels}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        if marks or managed is not None:
-            ours = {*marks, *(managed or [])}
-            others = [taint for taint in live[name].get("taints", []) if _mark(taint) not in ours]
+        if marks := sorted(_marked(wanted[name].get("taints", []))):
             metadata["annotations"] = {TAINTS_ANNOTATION: ",".join(marks)}
-            node["spec"] = {"taints": others + taints}
-        objects.append(node)
+        objects.append({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
     return objects
 
 
-def _mark(taint: Mapping[str, Any]) -> str:
-    """What tells one taint of a Node from another."""
-    return f"{taint['key']}:{taint['effect']}"
+def node_taints(
+    wanted: Mapping[str, Mapping[str, Any]], live: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """What ``absent`` and ``present`` have to do: Nodes by ``name`` with the ``taints`` that go, or come.
+
+    Those that are no longer wanted go before the Node's annotation forgets them, and new ones come when it names them.
+    """
+    absent, present = [], []
+    for name in sorted(set(wanted) & set(live)):
+        ours, there = _marked(wanted[name].get("taints", [])), _marked(live[name].get("taints", []))
+        gone = [there[mark] for mark in live[name].get("managed_taints", []) if mark in there and mark not in ours]
+        if gone:
+            absent.append({"name": name, "taints": gone})
+        if any(mark not in there or there[mark].get("value", "") != ours[mark].get("value", "") for mark in ours):
+            present.append({"name": name, "taints": list(ours.values())})
+    return {"absent": absent, "present": present}
+
+
+def _marked(taints: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Taints by what tells one of a Node from another."""
+    return {f"{taint['key']}:{taint['effect']}": dict(taint) for taint in taints}

@@ -44,8 +44,16 @@ class Rollout:
         return " ".join(self.text.split())
 
     @property
-    def changed(self) -> int:
-        return sum(self.recap("changed").values())
+    def changes(self) -> list[str]:
+        """The tasks that have changed something: "host: task"."""
+        found, task = [], ""
+        for line in self.text.splitlines():
+            if banner := re.match(r"(?:TASK|RUNNING HANDLER) \[(.+)\] \*", line):
+                task = banner[1]
+            elif change := re.match(r"changed: \[([\w.-]+)", line):
+                found.append(f"{change[1]}: {task}")
+        assert bool(found) == any(self.recap("changed").values()), self.text[-4000:]
+        return found
 
     def tasks(self, host: str) -> int:
         return sum(self.recap(what)[host] for what in ("ok", "skipped"))

@@ -48,7 +48,7 @@ def whole() -> Iterator[None]:
 
 def test_fault_03_second_run() -> None:
     result = rollout()
-    assert result.changed == 0, result.text[-4000:]
+    assert result.changes == []
     assert result.mutations == []
     assert writes(result.begun) == []
     assert result.tasks("spark-01") <= 25
@@ -293,7 +293,7 @@ def test_fault_13_arguments_of_an_addon(name: str) -> None:
     assert other.strip("[]") in kubectl("get", *where)
     assert [each for each in result.mutations if "enable" in each] == []
     again = rollout("-e", f"{{{variable}: {other}}}")
-    assert again.changed == 0, again.text[-4000:]
+    assert again.changes == []
     rollout("-e", f"{{{variable}: {usual}}}")
     assert other.strip("[]") not in kubectl("get", *where)
     assert usual.strip("[]") in kubectl("get", *where)
@@ -349,7 +349,7 @@ def test_fault_19_broken_template(tmp_path: Path) -> None:
     assert result.recap("failed")["spark-01"] == 0
     assert on("spark-02", digests) == good
     settled()
-    assert rollout().changed == 0
+    assert rollout().changes == []
 
 
 @long
@@ -383,7 +383,7 @@ def test_fault_23_apparmor_profile_written_anew() -> None:
 def test_then_nothing_is_left_to_do() -> None:
     settled()
     result = rollout()
-    assert result.changed == 0 and result.mutations == [], result.text[-4000:]
+    assert result.changes == result.mutations == []
     assert writes(result.begun) == []
 
 

@@ -184,7 +184,7 @@ def test_then_nothing_is_left_to_do() -> None:
     assert mutating_commands(begun) == []
     assert writes(begun) == []
     rollout(*NEXT)
-    assert rollout(*NEXT).changed == 0
+    assert rollout(*NEXT).changes == []
 
 
 # --- from 1.35 to 1.36, with a refresh that fails ---

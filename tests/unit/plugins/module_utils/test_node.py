@@ -196,20 +196,36 @@ def test_labels_need_no_taints() -> None:
     ]
 
 
-def test_taints_of_others_stay() -> None:
-    ours = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
-    live = {"a": {"taints": [LIFECYCLE, THEIRS, {"key": "gpu", "effect": "NoSchedule"}], "managed_taints": None}}
-    (node,) = nd.node_objects({"a": {"labels": {}, "taints": [ours]}}, live)
-    assert node["spec"]["taints"] == [LIFECYCLE, THEIRS, ours]
+TAINT = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
+
+
+def test_taints_of_others_are_nothing_to_us() -> None:
+    wanted = {"a": {"labels": {}, "taints": [TAINT]}, "gone": {"taints": [TAINT]}}
+    live = {"a": {"taints": [LIFECYCLE, THEIRS], "managed_taints": []}}
+    assert nd.node_taints(wanted, live) == {"absent": [], "present": [{"name": "a", "taints": [TAINT]}]}
+    (node,) = nd.node_objects(wanted, live)
     assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": "gpu:NoSchedule"}
+    assert "spec" not in node
+
+
+@pytest.mark.parametrize("others", [[], [LIFECYCLE], [LIFECYCLE, THEIRS]])
+def test_a_node_that_was_away_has_nothing_to_be_done(others: list[dict[str, str]]) -> None:
+    live = {"a": {"taints": [TAINT, *others], "managed_taints": ["gpu:NoSchedule"]}}
+    assert nd.node_taints({"a": {"taints": [TAINT]}}, live) == {"absent": [], "present": []}
+
+
+def test_a_taint_that_has_another_value_is_set() -> None:
+    live = {"a": {"taints": [{"key": "gpu", "effect": "NoSchedule"}], "managed_taints": ["gpu:NoSchedule"]}}
+    assert nd.node_taints({"a": {"taints": [TAINT]}}, live)["present"] == [{"name": "a", "taints": [TAINT]}]
 
 
 def test_a_taint_that_is_no_longer_wanted_goes() -> None:
     gone = {"key": "gpu", "effect": "NoExecute"}
-    live = {"a": {"taints": [LIFECYCLE, THEIRS, gone], "managed_taints": ["gpu:NoExecute"]}}
-    (node,) = nd.node_objects({"a": {"labels": {}, "taints": []}}, live)
-    assert node["spec"]["taints"] == [LIFECYCLE, THEIRS]
-    assert node["metadata"]["annotations"] == {"tokenlabs.io/taints": ""}
+    live = {"a": {"taints": [LIFECYCLE, THEIRS, gone], "managed_taints": ["gpu:NoExecute", "not:there"]}}
+    wanted = {"a": {"labels": {}, "taints": []}}
+    assert nd.node_taints(wanted, live) == {"absent": [{"name": "a", "taints": [gone]}], "present": []}
+    (node,) = nd.node_objects(wanted, live)
+    assert "annotations" not in node["metadata"]
 
 
 def test_a_shared_gpu_names_its_configuration() -> None:
@@ -217,9 +233,3 @@ def test_a_shared_gpu_names_its_configuration() -> None:
     a, b = nd.node_objects(wanted, {"a": {}, "b": {}})
     assert a["metadata"]["labels"] == {"tokenlabs.io/spark": "true", "nvidia.com/device-plugin.config": "slots-2"}
     assert b["metadata"]["labels"] == {"tokenlabs.io/spark": "true"}
-
-
-def test_a_node_that_once_had_taints_of_ours_keeps_its_definition() -> None:
-    """Else the next run would drop the field, which is a change."""
-    (node,) = nd.node_objects({"a": {}}, {"a": {"taints": [LIFECYCLE], "managed_taints": []}})
-    assert node["spec"]["taints"] == [LIFECYCLE]
