@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils._verify import OK, object_rows
+from ansible_collections.tokenlabs.platform.plugins.module_utils._verify import OK, expected_nodes, object_rows
 
 Data = Mapping[str, Any]
 
@@ -123,7 +123,9 @@ def _api(found: Data) -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"the cluster cannot be asked: {_short(platform.get('msg'))}",
-            "on the controller: microk8s status; where nothing is installed yet, run playbooks/site.yml",
+            "on the controller: microk8s status; where nothing is installed yet, run playbooks/site.yml"
+            if found["catalog"]["cluster"] == "microk8s"
+            else "is tokenlabs_kubeconfig right? Where nothing is installed yet, run playbooks/site.yml",
         )
     for what, why in (platform.get("unread") or {}).items():
         yield Finding(WARNING, f"{what} could not be read: {_short(why)}", "run status.yml again when the API is calm")
@@ -133,19 +135,19 @@ def _nodes(found: Data) -> Iterator[Finding]:
     if "nodes" not in found["platform"]:
         return
     live = {each["name"]: each for each in found["platform"]["nodes"]}
+    ours = found["catalog"]["cluster"] == "microk8s"
     channel = found["catalog"]["release"]["kubernetes_channel"]
-    for name, wanted in found["catalog"]["nodes"].items():
+    then = "; then playbooks/cluster.yml" if ours else ""
+    for name, wanted in expected_nodes(found["catalog"]).items():
         node = live.get(name)
         if node is None:
-            yield Finding(ERROR, f"{name} is no node of the cluster", "run playbooks/cluster.yml, which joins it")
+            join = "run playbooks/cluster.yml, which joins it" if ours else "correct its name, or add it to the cluster"
+            yield Finding(ERROR, f"{name} is no node of the cluster", join)
             continue
         if not node["ready"]:
             since = f" since {node['since']}" if node["since"] else ""
-            yield Finding(
-                ERROR,
-                f"node {name} is not Ready{since}: {_short(node['reason'])}",
-                f"on {name}: systemctl status snap.microk8s.daemon-kubelite; then playbooks/cluster.yml",
-            )
+            look = f"on {name}: systemctl status snap.microk8s.daemon-kubelite" if ours else f"look at {name}'s kubelet"
+            yield Finding(ERROR, f"node {name} is not Ready{since}: {_short(node['reason'])}", f"{look}{then}")
         if node["cordoned"]:
             yield Finding(
                 WARNING,
@@ -157,17 +159,19 @@ def _nodes(found: Data) -> Iterator[Finding]:
                 ERROR, f"node {name} is under {pressure}", f"kubectl describe node {name}; free disk or memory on it"
             )
         if node["ready"] and node["gpus"] < wanted["gpu_slots"]:
+            pods = f"kubectl -n gpu-operator get pods --field-selector spec.nodeName={name}"
             yield Finding(
                 ERROR,
                 f"node {name} offers {node['gpus']} of {wanted['gpu_slots']} GPU slots",
-                f"kubectl -n gpu-operator get pods --field-selector spec.nodeName={name}; then playbooks/cluster.yml",
+                f"{pods}{then}" if ours else "look at what offers GPUs on it",
             )
         follows = (found["hosts"].get(name) or {}).get("channel")
         if follows and follows != channel:
             yield Finding(
                 WARNING, f"{name} follows MicroK8s {follows}, the inventory says {channel}", "run playbooks/upgrade.yml"
             )
-    for name in sorted(set(live) - set(found["catalog"]["nodes"])):
+    # Of a cluster that somebody else runs, the platform may have a part.
+    for name in sorted(set(live) - set(found["catalog"]["nodes"])) if ours else []:
         yield Finding(
             WARNING,
             f"{name} is a node of the cluster and not in the inventory",
@@ -178,6 +182,10 @@ def _nodes(found: Data) -> Iterator[Finding]:
 def _releases(found: Data) -> Iterator[Finding]:
     charts, expected = found["catalog"]["charts"], _expected(found["catalog"])
     for each in found["platform"].get("releases") or []:
+        if found["catalog"]["cluster"] == "existing" and not (
+            each["name"] in expected or each["namespace"] == found["catalog"]["gateway"]["namespace"]
+        ):
+            continue
         if each["status"] != "deployed":
             yield Finding(
                 ERROR,
@@ -200,6 +208,8 @@ def _releases(found: Data) -> Iterator[Finding]:
 def _expected(catalog: Data) -> dict[str, str]:
     """The releases that the platform consists of, with their charts."""
     wanted = dict(RELEASES)
+    if catalog["cluster"] == "existing":
+        del wanted["gpu-operator"]
     if catalog["observability"]["prometheus"] == "stack":
         wanted["kube-prometheus-stack"] = MONITORING["kube-prometheus-stack"]
     if any(model.get("max_replicas") for model in catalog["models"]):
@@ -345,12 +355,18 @@ def page(found: Data, now: datetime | None = None) -> Page:
     return Page(
         title=f"TokenLabs platform at {now:%Y-%m-%d %H:%M} UTC",
         about=(
-            ("Release set", f"{release['name']} on Kubernetes {release['kubernetes_channel']}"),
+            ("Release set", f"{release['name']} on {_where(catalog)}"),
             ("Gateway", f"{', '.join(addresses) or 'no address'} ({gateway['namespace']}/{gateway['name']})"),
         ),
         sections=tuple(section for section in sections if section.rows),
         findings=tuple(findings(found, now)),
     )
+
+
+def _where(catalog: Data) -> str:
+    if catalog["cluster"] == "existing":
+        return "a cluster that somebody else runs"
+    return f"Kubernetes {catalog['release']['kubernetes_channel']}"
 
 
 def _url(gateway: Data, address: str) -> str:
@@ -361,7 +377,7 @@ def _url(gateway: Data, address: str) -> str:
 
 def _node_rows(found: Data) -> Iterator[tuple[str, ...]]:
     live = {each["name"]: each for each in found["platform"].get("nodes") or []}
-    for name in sorted({*found["catalog"]["nodes"], *live}):
+    for name in sorted({*expected_nodes(found["catalog"]), *live}):
         node, host = live.get(name), found["hosts"].get(name) or {}
         if node is None:
             yield name, "not in the cluster", "-", "-", "-", str(host.get("gpu_driver") or "-")

@@ -133,11 +133,9 @@ def render(report: Sequence[Mapping[str, Any]], form: str) -> Any:
 
 def checks(catalog: Mapping[str, Any]) -> list[Data]:
     """What must be ready: a name for people, what to look at, and the object as wait_ready wants it."""
-    # Where somebody else runs the cluster, the controller is where helm runs, and no Node.
-    elsewhere = catalog["cluster"] == "existing"
-    found = [_node(node) for node in catalog["nodes"].values() if not (elsewhere and node["role"] == "controller")]
+    found = [_node(node) for node in expected_nodes(catalog).values()]
     found += [_check("definitions", f"{name} is installed", _definition(name), "crds") for name in DEFINITIONS]
-    if _has_gpus(catalog):
+    if _operates_gpus(catalog):
         found.append(
             _check(
                 "components",
@@ -201,13 +199,20 @@ DEFINITIONS = (
 )
 
 
-def _has_gpus(catalog: Mapping[str, Any]) -> bool:
-    return any(node["gpu"] for node in catalog["nodes"].values())
+def expected_nodes(catalog: Mapping[str, Any]) -> Data:
+    """By name. Where somebody else runs the cluster, the controller is where helm runs, and no Node."""
+    elsewhere = catalog["cluster"] == "existing"
+    return {name: node for name, node in catalog["nodes"].items() if not (elsewhere and node["role"] == "controller")}
+
+
+def _operates_gpus(catalog: Mapping[str, Any]) -> bool:
+    """Whether the GPU operator is this platform's. Whoever runs a cluster of his own may offer GPUs in another way."""
+    return catalog["cluster"] == "microk8s" and any(node["gpu"] for node in catalog["nodes"].values())
 
 
 def _deployments(catalog: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        *([("gpu-operator", "gpu-operator")] if _has_gpus(catalog) else []),
+        *([("gpu-operator", "gpu-operator")] if _operates_gpus(catalog) else []),
         ("envoy-ai-gateway-system", "ai-gateway-controller"),
         (ENVOY_SYSTEM, "envoy-gateway"),
         (ENVOY_SYSTEM, "envoy-ratelimit"),

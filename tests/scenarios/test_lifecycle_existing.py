@@ -73,6 +73,22 @@ def test_the_second_run_changes_nothing(inventory: Path) -> None:
     assert commands(begun) == []
 
 
+def test_its_status_is_told_without_a_host(inventory: Path) -> None:
+    """Run by whoever has the kubeconfig alone."""
+    begun = time.time()
+    result = site(inventory, "status")
+    assert result.code == 0, result.text[-6000:]
+    lines = [line.strip() for line in result.text.splitlines()]
+    assert "All is well." in lines, result.text
+    assert "on a cluster that somebody else runs" in result.text
+    assert writes(begun, USER) == [] and commands(begun) == []
+    kubectl("cordon", "spark-01")
+    try:
+        assert "node spark-01 is cordoned and takes no pods" in site(inventory, "status").text
+    finally:
+        kubectl("uncordon", "spark-01")
+
+
 def test_nodes_stay_alone(inventory: Path) -> None:
     """What works on MicroK8s itself refuses to."""
     for arguments in (("upgrade",), ("remove_node", "-e", "node=spark-02", "-e", "confirm=spark-02")):

@@ -228,6 +228,44 @@ def test_each_trouble_is_a_line_with_a_remedy(name: str) -> None:
     assert status.text(shown).index("NODE") < status.text(shown).index(finding.what)
 
 
+def elsewhere() -> Data:
+    """The same on a cluster that somebody else runs: no host is asked, its nodes and releases are not all ours."""
+    found = healthy()
+    found["catalog"]["cluster"] = "existing"
+    found["hosts"] = {}
+    found["checks"] = verify.checks(found["catalog"])
+    found["platform"]["nodes"][0]["name"] = "theirs"
+    found["platform"]["releases"][0] |= {"namespace": "theirs", "version": "v0", "status": "failed"}
+    found["platform"]["releases"].append({**found["platform"]["releases"][0], "name": "wordpress"})
+    return found
+
+
+def test_a_cluster_of_somebody_else_is_well_without_hosts() -> None:
+    shown = status.page(elsewhere(), NOW)
+    assert shown.findings == ()
+    text = status.text(shown)
+    assert "2026.07 on a cluster that somebody else runs" in text
+    assert "microk8s" not in text and "wordpress" not in text and "gpu-operator" not in text
+    assert re.search(r"^theirs +Ready", text, re.MULTILINE)
+
+
+def test_what_is_wrong_there_is_not_mended_on_its_hosts() -> None:
+    found = elsewhere()
+    found["platform"]["nodes"][1].update(ready=False, gpus=0)
+    found["platform"]["releases"].append({**found["platform"]["releases"][0], "name": "ms-a", "namespace": "space"})
+    told = status.page(found, NOW).findings
+    assert [each.what.split(":")[0].split(" since")[0] for each in told] == [
+        "node spark-01 is not Ready",
+        "Helm release space/ms-a is failed",
+    ]
+    lose_a_node(found)
+    told += status.page(found, NOW).findings
+    no_answer(found)
+    told += status.page(found, NOW).findings
+    assert "spark-01 is no node of the cluster" in [each.what for each in told]
+    assert not any("microk8s" in each.remedy or "cluster.yml" in each.remedy for each in told), told
+
+
 def test_what_the_inventory_asks_for_is_among_the_components() -> None:
     found = healthy()
     found["catalog"]["observability"] = {"prometheus": "stack"}
