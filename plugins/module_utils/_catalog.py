@@ -531,24 +531,14 @@ def _models_body(models: list[Data]) -> str:
 
 
 def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_secret: str | None) -> Data:
-    repositories: list[Data] = []
     releases: list[Data] = []
     values: Data = {}
 
-    def release(name: str, chart_key: str, model: Data, needs: list[str]) -> Data:
-        chart = charts[chart_key]
-        reference = chart["ref"]
-        if chart["repo_url"]:
-            repository = {"name": chart_key, "url": chart["repo_url"]}
-            if repository not in repositories:
-                repositories.append(repository)
-            reference = f"{chart_key}/{reference}"
+    def release(name: str, chart: str, model: Data, needs: list[str]) -> Data:
         return {
             "name": name,
             "namespace": namespace,
-            "chart": reference,
-            "version": chart["version"],
-            "plainHttp": chart["plain_http"],
+            "chart": chart,
             "needs": needs,
             "labels": {"tokenlabs-managed": "llm-d", "tokenlabs-model": model["name"]},
             "values": [f"values/{name}.yaml"],
@@ -563,7 +553,8 @@ def _helmfile(models: list[Data], charts: Data, epp: Data, namespace: str, hf_se
     return {
         # The labels reach helm's own records, where releases are found that have left the inventory.
         "helmDefaults": {"createNamespace": False, "historyMax": 5, "syncReleaseLabels": True, "wait": False},
-        "repositories": repositories,
+        # The releases name them; the module helmfile fetches them.
+        "charts": [{"name": key, **charts[key]} for key in ("inferencepool", "modelservice")],
         "releases": releases,
         "values": values,
     }

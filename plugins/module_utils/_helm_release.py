@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils._charts import Chart
 from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import Drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import Kube
 from ansible_collections.tokenlabs.platform.plugins.module_utils._microk8s import certificate_end
@@ -78,29 +78,10 @@ class Wanted:
 
     name: str
     namespace: str
-    ref: str
-    version: str
-    repository: str | None = None
-    plain_http: bool = False
-    sha256: str | None = None
+    chart: Chart
     values: Mapping[str, Any] = field(default_factory=dict)
     skip_crds: bool = False
     timeout: int = 300
-
-    @property
-    def chart(self) -> str:
-        return self.ref.rstrip("/").rpartition("/")[2]
-
-    @property
-    def file(self) -> str:
-        """The chart's name on disk: another source is another file."""
-        source = hashlib.sha256(f"{self.repository or ''} {self.ref}".encode()).hexdigest()[:8]
-        return f"{self.chart}-{self.version}-{source}.tgz"
-
-    def pull(self, directory: str) -> list[str]:
-        more = ["--repo", self.repository] if self.repository else []
-        more += ["--plain-http"] if self.plain_http else []
-        return ["pull", self.ref, "--version", self.version, "--destination", directory, *more]
 
     def upgrade(self, chart: str, values: str) -> list[str]:
         """Install, or bring to exactly this; values of earlier times are forgotten."""
@@ -128,8 +109,9 @@ def differences(record: Record | None, wanted: Wanted) -> list[str]:
     if record is None:
         return ["it is not installed"]
     found = []
-    if (record.chart, record.version) != (wanted.chart, wanted.version):
-        found.append(f"chart {record.chart} {record.version} -> {wanted.chart} {wanted.version}")
+    chart = wanted.chart
+    if (record.chart, record.version) != (chart.name, chart.version):
+        found.append(f"chart {record.chart} {record.version} -> {chart.name} {chart.version}")
     if _plain(record.config) != _plain(wanted.values):
         found.append("other values")
     if record.status != "deployed":

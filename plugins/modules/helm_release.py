@@ -145,15 +145,14 @@ reasons:
   sample: ["chart gateway-helm v1.6.7 -> gateway-helm v1.7.5"]
 """
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _charts
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helm_release as releases
 from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils._helmfile import HelmfileError, explain, plain_diff
@@ -163,8 +162,6 @@ try:
     import yaml
 except ImportError:
     yaml = None
-
-PAUSE = 5
 
 
 class Helm:
@@ -184,10 +181,12 @@ class Helm:
         kubeconfig = module.params["kubeconfig"] or os.environ.get("K8S_AUTH_KUBECONFIG")
         if kubeconfig:
             self._environment["KUBECONFIG"] = str(kubeconfig)
-        home = os.environ.get("HELM_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/root"), ".cache", "helm")
-        self._kept = module.params["directory"] or os.path.join(home, "charts")
         self.scratch = tempfile.mkdtemp(prefix="helm-", dir=self._local.tmpdir)
         self._local.add_cleanup_file(self.scratch)
+        directory = module.params["directory"] or _charts.default_directory(os.environ)
+        self._charts = _charts.Store(
+            self.run, directory, self.scratch, module.params["attempts"], not module.check_mode
+        )
 
     def run(self, command: list[str]) -> tuple[int, str, str]:
         return self._local.run_command([*self._command, *command], environ_update=self._environment)
@@ -198,54 +197,13 @@ class Helm:
             raise explain(out, err)
 
     def chart(self, wanted: releases.Wanted) -> str:
-        """The path of the chart, which is fetched when it is not here; in check mode it does not stay."""
-        directory = self.scratch if self._module.check_mode else self._kept
-        kept = os.path.join(self._kept, wanted.file)
-        if os.path.exists(kept) and _matches(kept, wanted.sha256):
-            return kept
-        fresh = self._pull(wanted)
-        if not _matches(fresh, wanted.sha256):
-            raise HelmfileError(
-                f"{wanted.chart} {wanted.version} from {wanted.repository or wanted.ref} is not the chart that was "
-                f"asked for: its SHA-256 is {_sha256(fresh)}, not {wanted.sha256}; if it is right, say so in "
-                "tokenlabs_checksums"
-            )
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        target = os.path.join(directory, wanted.file)
-        shutil.copyfile(fresh, target + ".new")
-        os.replace(target + ".new", target)
-        return target
-
-    def _pull(self, wanted: releases.Wanted) -> str:
-        folder = os.path.join(self.scratch, "pulled")
-        attempts = max(1, self._module.params["attempts"])
-        for attempt in range(1, attempts + 1):
-            shutil.rmtree(folder, ignore_errors=True)
-            os.mkdir(folder)
-            rc, out, err = self.run(wanted.pull(folder))
-            files = os.listdir(folder)
-            if rc == 0 and len(files) == 1:
-                return os.path.join(folder, files[0])
-            if attempt < attempts:
-                time.sleep(PAUSE)
-        error = explain(out, err)
-        source = wanted.repository or wanted.ref.rpartition("/")[0]
-        raise HelmfileError(f"{wanted.chart} {wanted.version} from {source}, asked {attempts} times: {error}")
+        return self._charts.path(wanted.chart)
 
     def values(self, wanted: releases.Wanted) -> str:
         path = os.path.join(self.scratch, "values.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(wanted.values, file)
         return path
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
-def _matches(path: str, sha256: str | None) -> bool:
-    return not sha256 or _sha256(path) == sha256
 
 
 def expiring(kube: Kube, module: Any) -> tuple[dict[str, Any] | None, str]:
@@ -306,13 +264,7 @@ def main() -> None:
             "chart": {
                 "type": "dict",
                 "required": True,
-                "options": {
-                    "ref": {"type": "str", "required": True},
-                    "version": {"type": "str", "required": True},
-                    "repo_url": {"type": "str"},
-                    "plain_http": {"type": "bool", "default": False},
-                    "sha256": {"type": "str"},
-                },
+                "options": _charts.OPTIONS,
             },
             "values": {"type": "dict", "default": {}},
             "skip_crds": {"type": "bool", "default": False},
@@ -331,15 +283,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params, chart = module.params, module.params["chart"]
+    params = module.params
     wanted = releases.Wanted(
         params["name"],
         params["namespace"],
-        chart["ref"],
-        chart["version"],
-        chart["repo_url"],
-        chart["plain_http"],
-        chart["sha256"],
+        _charts.chart(params["chart"]),
         params["values"],
         params["skip_crds"],
         params["timeout"],

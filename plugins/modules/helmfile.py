@@ -41,6 +41,37 @@ options:
       - Where O(definition) and O(values) are kept on the host. It is made when missing.
       - Other files in its C(values) are removed. Writing them counts as a change, even where no release changes.
     type: path
+  charts:
+    description:
+      - Charts that releases of O(definition) name. They are fetched once, kept on the host, and held against a checksum
+        where there is one; helmfile is then given the files. A source that does not answer is asked three times.
+      - What a release names that is not here is left to helmfile.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What releases call it, as their C(chart).
+        type: str
+        required: true
+      ref:
+        description: Its address in an OCI registry, or its name in O(charts[].repo_url).
+        type: str
+        required: true
+      version:
+        description: Its version.
+        type: str
+        required: true
+      repo_url:
+        description: The classic repository that it is in.
+        type: str
+      plain_http:
+        description: Whether the registry speaks HTTP without TLS.
+        type: bool
+        default: false
+      sha256:
+        description: The checksum of its archive.
+        type: str
   prune_label:
     description:
       - A Helm release label as C(key=value). Releases that carry it but are not in the file are uninstalled.
@@ -87,9 +118,12 @@ EXAMPLES = r"""
       releases:
         - name: ms-qwen
           namespace: token-labs
-          chart: oci://registry.example/llm-d-modelservice
-          version: v0.4.11
+          chart: modelservice
           values: [values/ms-qwen.yaml]
+    charts:
+      - name: modelservice
+        ref: oci://registry.example/llm-d-modelservice
+        version: v0.4.11
     values:
       ms-qwen: {fullnameOverride: ms-qwen}
     prune_label: tokenlabs-managed=llm-d
@@ -125,7 +159,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.tokenlabs.platform.plugins.module_utils import _helmfile
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _charts, _helmfile
 from ansible_collections.tokenlabs.platform.plugins.module_utils._drift import drift
 from ansible_collections.tokenlabs.platform.plugins.module_utils._kube import (
     Kube,
@@ -163,6 +197,26 @@ def write(root: str, texts: dict[str, str]) -> bool:
             os.unlink(os.path.join(root, "values", name))
             changed = True
     return changed
+
+
+def local_charts(module: Any, definition: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """The definition with files in place of the charts that are known by name."""
+    known = {each["name"]: _charts.chart(each) for each in module.params["charts"]}
+    named = sorted({each["chart"] for each in definition.get("releases") or []} & set(known))
+    if not named:
+        return definition
+    helm, local = program(module, "helm_path", "helm"), module._module
+    scratch = tempfile.mkdtemp(prefix="charts-", dir=local.tmpdir)
+    local.add_cleanup_file(scratch)
+    store = _charts.Store(
+        lambda command: local.run_command([helm, *command], environ_update=environment),
+        _charts.default_directory({**os.environ, **environment}),
+        scratch,
+        keep=not module.check_mode,
+    )
+    files = {name: store.path(known[name]) for name in named}
+    releases = [{**each, "chart": files.get(each["chart"], each["chart"])} for each in definition["releases"]]
+    return {**definition, "releases": releases}
 
 
 def program(module: Any, option: str, name: str) -> str:
@@ -209,6 +263,12 @@ def main() -> None:
             "file": {"type": "path"},
             "definition": {"type": "dict"},
             "values": {"type": "dict", "default": {}},
+            "charts": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"name": {"type": "str", "required": True}, **_charts.OPTIONS},
+            },
             "directory": {"type": "path"},
             "prune_label": {"type": "str"},
             "binary_path": {"type": "path"},
@@ -230,8 +290,12 @@ def main() -> None:
 
     file, rewritten = params["file"], False
     if params["definition"] is not None:
+        try:
+            definition = local_charts(module, params["definition"], environment)
+        except _helmfile.HelmfileError as error:
+            module.fail_json(msg=str(error), failed_releases=[], events=[])
         texts = _helmfile.files(
-            params["definition"], params["values"], lambda data: yaml.safe_dump(data, default_flow_style=False)
+            definition, params["values"], lambda data: yaml.safe_dump(data, default_flow_style=False)
         )
         root = params["directory"]
         if module.check_mode:

@@ -207,9 +207,7 @@ def values(catalog: Body, told: Body) -> Iterator[tuple[str, Body]]:
         found.available_variables.update(told)
         yield key, found.template(trust_as_template("{{ " + expression + " }}"))
     for release in catalog["helmfile"]["releases"]:
-        key = "inferencepool" if release["name"] == release["chart"].rpartition("/")[2] else ""
-        key = key or ("inferencepool" if release["chart"].endswith("inferencepool") else "modelservice")
-        yield key, catalog["helmfile"]["values"][release["name"]]
+        yield release["chart"], catalog["helmfile"]["values"][release["name"]]
 
 
 @dataclass

@@ -127,7 +127,8 @@ def render(
     if changes:
         changes(content)
     values.write_text(json.dumps(content))
-    chart = upstream / "charts" / f"{release['chart'].split('/')[-1]}-{release['version']}.tgz"
+    source = next(each for each in catalog["helmfile"]["charts"] if each["name"] == release["chart"])
+    chart = upstream / "charts" / f"{source['ref'].split('/')[-1]}-{source['version']}.tgz"
     if not chart.exists():
         pytest.skip(f"no chart {chart.name} under LAB_UPSTREAM/charts")
     ran = subprocess.run(

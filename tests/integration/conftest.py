@@ -16,6 +16,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from tests.integration import apiserver
+from tests.integration.charts import Source, serving
 
 _numbers = itertools.count(1)
 
@@ -43,6 +44,13 @@ def namespace(api: apiserver.ApiServer) -> str:
     name = f"test-{next(_numbers)}"
     api.raw("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     return name
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    """Where charts come from."""
+    with serving() as found:
+        yield found
 
 
 class ModuleResult(dict[str, Any]):

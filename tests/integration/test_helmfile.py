@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.tokenlabs.platform.plugins.module_utils import _charts
 from ansible_collections.tokenlabs.platform.plugins.modules import helmfile
 
 from tests.integration import apiserver
+from tests.integration.charts import Source
 from tests.integration.conftest import RunModule
 
 CONFIG = (
@@ -208,3 +210,31 @@ def test_a_missing_plugin_and_a_missing_chart_are_told_apart(run: RunModule, rel
     elsewhere = json.loads(json.dumps(releases.arguments({"a": "two"})))
     elsewhere["definition"]["releases"][0] |= {"chart": "oci://127.0.0.1:1/charts/small", "version": "0.1.0"}
     assert "the chart source does not deliver this chart" in run(helmfile, **elsewhere)["msg"]
+
+
+def test_a_chart_by_name_is_fetched_once_and_held_against_its_checksum(
+    api: apiserver.ApiServer, run: RunModule, releases: Releases, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_charts, "PAUSE", 0.01)
+    right = source.offer("1.0.0")
+    chart = {"name": "known", "ref": "small", "repo_url": source.address, "version": "1.0.0"}
+    arguments = releases.arguments({"a": "one", "b": "one"})
+    for each in arguments["definition"]["releases"]:
+        each["chart"] = "known"
+    mark = api.mark()
+    wrong = run(helmfile, **arguments, charts=[{**chart, "sha256": "0" * 64}])
+    assert wrong["failed"] and right in wrong["msg"] and "tokenlabs_checksums" in wrong["msg"]
+    assert api.writes(mark) == [] and not (releases.folder / "helmfile").exists()
+
+    charts = [{**chart, "sha256": right}, {**chart, "name": "not asked for", "version": "2.0.0"}]
+    assert run(helmfile, check=True, **arguments, charts=charts)["updated"] == releases.ids("a", "b")
+    assert not (releases.folder / "CACHE" / "charts").exists()
+    assert run(helmfile, **arguments, charts=charts)["updated"] == releases.ids("a", "b")
+    assert text(api, releases, "b") == "one"
+
+    source.asked.clear()
+    source.failures = 100
+    assert not run(helmfile, **arguments, charts=charts)["changed"]
+    # To be rid of releases, nobody needs their chart.
+    assert run(helmfile, **arguments, state="absent")["removed"] == releases.ids("a", "b")
+    assert source.asked == []

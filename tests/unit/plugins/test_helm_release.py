@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.tokenlabs.platform.plugins.module_utils import _helm_release as releases
+from ansible_collections.tokenlabs.platform.plugins.module_utils._charts import Chart
 
-WANTED = releases.Wanted("eg", "ns", "oci://docker.io/envoyproxy/gateway-helm", "v1.7.5", values={"a": {"b": 1}})
+CHART = Chart("oci://docker.io/envoyproxy/gateway-helm", "v1.7.5")
+WANTED = releases.Wanted("eg", "ns", CHART, {"a": {"b": 1}})
 
 
 def secret(**changes: Any) -> dict[str, Any]:
@@ -54,9 +56,9 @@ def test_what_speaks_for_a_change(change: dict[str, Any], reason: str) -> None:
 
 
 def test_a_chart_from_another_source_is_another_file() -> None:
-    other = releases.Wanted("eg", "ns", "oci://mirror/gateway-helm", "v1.7.5")
-    assert WANTED.chart == other.chart == "gateway-helm"
-    assert WANTED.file != other.file and WANTED.file.startswith("gateway-helm-v1.7.5-")
+    other = Chart("oci://mirror/gateway-helm", "v1.7.5")
+    assert CHART.name == other.name == "gateway-helm"
+    assert CHART.file != other.file and CHART.file.startswith("gateway-helm-v1.7.5-")
 
 
 def certificate(folder: Path, days: int) -> str:

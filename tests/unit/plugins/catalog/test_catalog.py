@@ -332,6 +332,7 @@ def test_workers_bear_the_taints_of_their_own_sparks() -> None:
 
 def test_sources_without_a_mirror() -> None:
     charts = derive([model("x")])["charts"]
+    checksum = _release_sets.CHECKSUMS["modelservice"][charts["modelservice"]["version"]]["noarch"]
     assert charts["envoy_gateway"] == {
         "ref": "oci://docker.io/envoyproxy/gateway-helm",
         "repo_url": None,
@@ -342,10 +343,10 @@ def test_sources_without_a_mirror() -> None:
     assert charts["kuadrant_operator"]["ref"] == "kuadrant-operator"
     assert charts["kuadrant_operator"]["repo_url"] == "https://kuadrant.io/helm-charts/"
     helmfile = derive([model("x")])["helmfile"]
-    assert helmfile["repositories"] == [
-        {"name": "modelservice", "url": "https://llm-d-incubation.github.io/llm-d-modelservice/"}
-    ]
-    assert helmfile["releases"][1]["chart"] == "modelservice/llm-d-modelservice"
+    assert helmfile["charts"] == [{"name": name, **charts[name]} for name in ("inferencepool", "modelservice")]
+    assert charts["modelservice"]["repo_url"] == "https://llm-d-incubation.github.io/llm-d-modelservice/"
+    assert charts["modelservice"]["sha256"] == checksum
+    assert [each["chart"] for each in helmfile["releases"]] == ["inferencepool", "modelservice"]
 
 
 def test_sources_under_a_mirror() -> None:
@@ -363,7 +364,8 @@ def test_sources_under_a_mirror() -> None:
         "oci://mirror:5000/registry.k8s.io/gateway-api-inference-extension/charts/inferencepool"
     )
     assert all(chart["plain_http"] and chart["repo_url"] is None for chart in derived["charts"].values())
-    assert derived["helmfile"]["repositories"] == []
+    # A mirror may have packed it itself.
+    assert all(chart["sha256"] is None for chart in derived["helmfile"]["charts"])
     helm = derived["downloads"]["helm"]["amd64"]
     assert helm["url"] == "http://mirror/downloads/get.helm.sh/helm-v3.19.5-linux-amd64.tar.gz"
     assert derived["manifests"]["gateway_api"]["url"].startswith("http://mirror/downloads/github.com/kubernetes-sigs/")
