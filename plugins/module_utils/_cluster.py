@@ -142,7 +142,7 @@ def refusal(found: Mapping[str, Any], release: Mapping[str, Any]) -> str:
     known = f"; what is installed is the release {now}" if now else ""
     return "\n".join(
         [
-            f"Nothing was changed: the release {release['name']} is older than what is installed{known}.",
+            f"Nothing of it was changed: the release {release['name']} is older than what is installed{known}.",
             *backwards,
             "Definitions and counters are not made for a way back. Ask for what is installed, with tokenlabs_release "
             "and tokenlabs_versions, or take the platform down with teardown.yml first.",

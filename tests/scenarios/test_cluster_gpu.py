@@ -265,3 +265,21 @@ def test_values_that_would_break_containerd_are_refused(inventory: Inventory) ->
     )
     assert result.mutations == []
     nothing_to_do()
+
+
+@long
+def test_what_was_deleted_by_hand_comes_back() -> None:
+    kubectl("-n", "gpu-operator", "delete", "deployment", "gpu-operator")
+    result = rollout()
+    only_failed(result)
+    kubectl("-n", "gpu-operator", "rollout", "status", "deployment/gpu-operator", "--timeout=60s")
+    nothing_to_do()
+
+
+@long
+def test_an_older_operator_is_refused() -> None:
+    older = json.dumps({"tokenlabs_versions": {"gpu_operator": "v25.3.0"}})
+    result = rollout("-e", older, code=1)
+    said = " ".join(result.text.split())
+    assert "gpu_operator: v25.10.1 is installed (helm release gpu-operator in gpu-operator), v25.3.0 is asked" in said
+    assert result.mutations == []
