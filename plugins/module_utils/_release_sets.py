@@ -69,6 +69,8 @@ ORIGINS = {
 }
 
 # Where charts are published: in an OCI registry (oci://) or in a classic repository; the component names the version.
+# llm-d-infra is none of them: all that it has is a Gateway, and with a Gateway of one's own it renders no object
+# (llm-d-incubation/llm-d-infra v1.3.6 charts/llm-d-infra/templates).
 CHARTS = {
     "gpu_operator": {
         "repository": "https://helm.ngc.nvidia.com/nvidia",
