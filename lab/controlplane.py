@@ -25,6 +25,7 @@ from lab.paths import (
     SERVICE_CIDR,
     Lab,
 )
+from lab.pki import INTERNET_CA
 
 ETCD = "http://127.0.0.1:2379"
 ETCD_PEER = "http://127.0.0.1:2380"
@@ -127,6 +128,7 @@ def components(lab: Lab) -> list[Component]:
     """All programs of the lab but the hosts, in the order in which one would start them by hand."""
     pki, program = lab.pki, Path(lab.bin)
     python = (sys.executable, "-m")
+    trust = {"SSL_CERT_FILE": str(pki / INTERNET_CA)}
     etcd = Component(
         "etcd",
         (
@@ -235,12 +237,13 @@ def components(lab: Lab) -> list[Component]:
         (*python, "lab.world", "--state", str(lab.state)),
         after=("kube-apiserver", "kube-controller-manager", "registry"),
         probe="@ready/world",
-        env={"KUBECONFIG": str(pki / "world.kubeconfig")},
+        env={"KUBECONFIG": str(pki / "world.kubeconfig"), **trust},
     )
     gateway = Component(
         "gateway",
         (*python, "lab.gateway", "--kubeconfig", str(pki / "gateway.kubeconfig")),
         after=("kube-apiserver",),
+        env=trust,
     )
     return [etcd, apiserver, manager, scheduler, registry, mirror, kwok, controllers, gateway]
 

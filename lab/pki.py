@@ -28,6 +28,8 @@ CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gateway": ("lab-gateway", (MASTERS,)),
 }
 CLUSTER_CA = "cluster-ca.crt"
+# Vouches for servers outside of the cluster: the one public authority that the images of this world know.
+INTERNET_CA = "internet.crt"
 SERVICE_NAMES = (
     "localhost",
     "kubernetes",
@@ -147,6 +149,7 @@ def write(directory: Path, server: str, ips: Iterable[str]) -> None:
     """Everything the control plane and its clients need, as files only root can read."""
     directory.mkdir(parents=True, mode=0o700, exist_ok=True)
     ca = make_ca("10.152.183.1")  # MicroK8s names its CA after the API's service address
+    internet = make_ca("the internet")
     accounts = ec.generate_private_key(ec.SECP256R1())
     serving = issue(ca, "127.0.0.1", names=SERVICE_NAMES, ips=["127.0.0.1", "10.152.183.1", *ips])
     public = accounts.public_key().public_bytes(
@@ -155,6 +158,8 @@ def write(directory: Path, server: str, ips: Iterable[str]) -> None:
     files = {
         "ca.crt": ca.cert_pem,
         "ca.key": ca.key_pem,
+        INTERNET_CA: internet.cert_pem,
+        "internet.key": internet.key_pem,
         "sa.key": private_pem(accounts),
         "sa.pub": public,
         "server.crt": serving.cert_pem,

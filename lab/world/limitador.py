@@ -94,16 +94,16 @@ class Limitador:
         return list(counters(self._redis(), unquote(match[1]), known))
 
     def _redis(self) -> Redis:
-        """The URL names a Service, which no resolver here finds."""
-        parts = urlsplit(self.url)
-        service, _dot, rest = (parts.hostname or "").partition(".")
-        space = rest.partition(".")[0]
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{space}/endpointslices"
-        slices = self.api.request("GET", path, query={"labelSelector": f"kubernetes.io/service-name={service}"})
-        endpoints = (endpoint for each in slices["items"] for endpoint in each.get("endpoints") or [])
-        address = next((address for endpoint in endpoints for address in endpoint["addresses"]), "127.0.0.1")
+        """The URL may name a Service, which no resolver here finds."""
         redis = Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
-        redis.connection_pool.connection_kwargs["host"] = address
+        service = re.fullmatch(r"([^.]+)\.([^.]+)(\.svc(\.cluster\.local)?)?", urlsplit(self.url).hostname or "")
+        if service:
+            path = f"/apis/discovery.k8s.io/v1/namespaces/{service[2]}/endpointslices"
+            query = {"labelSelector": f"kubernetes.io/service-name={service[1]}"}
+            slices = self.api.request("GET", path, query=query)["items"]
+            endpoints = (endpoint for each in slices for endpoint in each.get("endpoints") or [])
+            address = next((address for endpoint in endpoints for address in endpoint["addresses"]), "127.0.0.1")
+            redis.connection_pool.connection_kwargs["host"] = address
         return redis
 
 

@@ -450,7 +450,8 @@ def webhook(pod: Pod) -> Order:
 
 
 def _python() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
+    kept = {name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ}
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", **kept}
 
 
 PROGRAMS: dict[str, Callable[[Pod], Order]] = {

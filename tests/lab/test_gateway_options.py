@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import base64
-import http.server
-import json
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from lab.world.pki import issue
+from tests.issuer import Issuer
 from tests.lab.gateway_harness import (
     GATEWAY,
     KUADRANT,
@@ -50,54 +47,6 @@ from tests.lab.test_gateway_guarantees import (
 from tests.lab.test_gateway_verdicts import away_from_the_minute
 
 pytest_plugins = ["tests.lab.gateway_fixtures"]
-
-
-def text64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def number64(number: int) -> str:
-    return text64(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-
-
-class Issuer:
-    """An identity provider with a key made for this run."""
-
-    def __init__(self) -> None:
-        self.key = rsa.generate_private_key(65537, 2048)
-        issuer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                numbers = issuer.key.public_key().public_numbers()
-                told: Doc = {"issuer": issuer.url, "jwks_uri": f"{issuer.url}/keys"}
-                if self.path == "/keys":
-                    key = {"kty": "RSA", "kid": "a", "use": "sig", "n": number64(numbers.n), "e": number64(numbers.e)}
-                    told = {"keys": [key]}
-                body = json.dumps(told).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def token(self, key: rsa.RSAPrivateKey | None = None, head: Doc | None = None, **claims: Any) -> str:
-        header = {"alg": "RS256", "kid": "a", **(head or {})}
-        told = {"iss": self.url, "exp": time.time() + 60, "tier": "free", "tenant": "jane", **claims}
-        told = {name: value for name, value in told.items() if value is not None}
-        signed = f"{text64(json.dumps(header).encode())}.{text64(json.dumps(told).encode())}"
-        signature = (key or self.key).sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{signed}.{text64(signature)}"
 
 
 @pytest.fixture(scope="module")

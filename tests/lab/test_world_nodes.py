@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -137,6 +138,16 @@ def test_counting_servers_need_redis_when_they_start() -> None:
              endpoints=[{"addresses": ["10.1.0.1"], "conditions": {"ready": True}}])  # fmt: skip
     assert startable(played(*objects())) is None
     assert startable(played(*objects(), up)) == "True"
+
+
+def test_a_redis_outside_is_asked_at_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        container = {"env": [{"name": "REDIS_URL", "value": address}]}
+        objects = [node(), pod(image="docker.io/envoyproxy/ratelimit:1", container=container)]
+        assert startable(played(*objects)) == "True"
+    found = played(*objects)
+    assert startable(found) is None and f"cannot connect to Redis at {address}" in found.events[0].message
 
 
 @pytest.mark.parametrize("fault", ["pods_never_start", "pods_never_ready"])

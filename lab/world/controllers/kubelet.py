@@ -8,6 +8,8 @@ dead node nothing starts and nothing ends.
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Callable, Iterator
 
 from lab.world import faults, images
@@ -141,29 +143,24 @@ def _missing_env(container: Json, space: str, store: Store) -> str:
 
 # --- is it ready?
 def _redis_ready(pod: Json, store: Store) -> str:
-    """Servers that count in Redis end when they cannot reach it at their start."""
-    uses = any(
-        "redis" in str(value).lower()
-        for container in pod["spec"]["containers"]
-        for value in [*(container.get("command") or []), *(item["name"] for item in container.get("env") or [])]
-    )
-    hosts = [
-        item["value"].rpartition(":")[0]
-        for container in pod["spec"]["containers"]
-        for item in container.get("env") or []
-        if item["name"] == "REDIS_URL" and item.get("value")
-    ]
-    if not uses:
-        return ""
-    names = [tuple(host.split("."))[:2] for host in hosts if host.count(".") >= 2] or [("redis", "redis-system")]
-    return next(
-        (
-            f"cannot connect to Redis at {service}.{space}"
-            for service, space in names
-            if not store.endpoints(space, service)
-        ),
-        "",
-    )
+    """A server that counts in Redis ends when it cannot reach it at its start."""
+    for container in pod["spec"]["containers"]:
+        for item in container.get("env") or []:
+            if item["name"] != "REDIS_URL":
+                continue
+            host, _colon, port = item["value"].rpartition(":")
+            service = re.fullmatch(r"([^.]+)\.([^.]+)(\.svc(\.cluster\.local)?)?", host)
+            if not (store.endpoints(service[2], service[1]) if service else _listens(host, int(port))):
+                return f"cannot connect to Redis at {host}:{port}"
+    return ""
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=0.3).close()
+    except OSError:
+        return False
+    return True
 
 
 # Image (a part of its name) -> why its readiness probe fails just now.
@@ -173,7 +170,6 @@ PROBES: dict[str, Callable[[Json, Store], str]] = {
         if "server" in (pod["spec"]["containers"][0].get("args") or [])
         else ""
     ),
-    "kuadrant/limitador:": _redis_ready,
     "envoyproxy/ratelimit:": _redis_ready,
 }
 
