@@ -92,7 +92,7 @@ def test_then_nothing_is_left_to_do() -> None:
     assert writes(begun) == [] and mutating_commands(begun) == []
 
 
-@pytest.mark.parametrize("name", ["site", "gateway", "inference"])
+@pytest.mark.parametrize("name", ["site", "cluster", "gateway", "inference"])
 def test_there_is_no_way_back(name: str) -> None:
     begun = time.time()
     result = site(ORDER[-2], name)
