@@ -28,6 +28,9 @@ MICROK8S_ROLE = "node.kubernetes.io/microk8s-controlplane"
 PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 # helm/helm pkg/storage/driver/secrets.go at v3.19: what a Secret of a release says of it beside its payload.
 HELM_RELEASES = "owner=helm,status!=superseded,status!=uninstalled"
+# A certificate in a Secret that does not say so by its type (envoyproxy/ai-gateway v0.5.0
+# manifests/charts/ai-gateway-helm/templates/admission_webhook.yaml).
+WEBHOOK_SECRET = "/api/v1/namespaces/envoy-ai-gateway-system/secrets/self-signed-cert-for-mutating-webhook"
 
 
 def node(live: Mapping[str, Any]) -> Data:
@@ -132,6 +135,11 @@ def look(kube: Kube, namespace: str, gateway: str, now: datetime, soon: timedelt
         path = kube.resource("gateway.networking.k8s.io/v1", "Gateway").path(namespace, gateway)
         return [each["value"] for each in ((kube.get(path) or {}).get("status") or {}).get("addresses") or []]
 
+    def certificates() -> list[Data]:
+        found = kube.list("/api/v1/secrets", field_selector="type=kubernetes.io/tls", each=certificate)
+        webhook = kube.get(WEBHOOK_SECRET)
+        return [each for each in [*found, *([certificate(webhook)] if webhook else [])] if each["ends"]]
+
     held: Counter[str] = Counter()
     for where, count in read("pods", lambda: kube.list("/api/v1/pods", each=pod_gpus), []):
         held[where] += count
@@ -143,15 +151,7 @@ def look(kube: Kube, namespace: str, gateway: str, now: datetime, soon: timedelt
         "releases": newest(
             read("releases", lambda: kube.list("/api/v1/secrets", label_selector=HELM_RELEASES, each=release), [])
         ),
-        "certificates": [
-            each
-            for each in read(
-                "certificates",
-                lambda: kube.list("/api/v1/secrets", field_selector="type=kubernetes.io/tls", each=certificate),
-                [],
-            )
-            if each["ends"]
-        ],
+        "certificates": read("certificates", certificates, []),
         "workers": read(
             "workers", lambda: kube.list(f"/apis/apps/v1/namespaces/{namespace}/deployments", each=worker), []
         ),

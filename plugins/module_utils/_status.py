@@ -18,6 +18,17 @@ Data = Mapping[str, Any]
 ERROR, WARNING = "error", "warning"
 # From this number of days on, the end of a certificate is told, and from this one on it is an error.
 CERTIFICATE_DAYS, LATE_DAYS = 30, 7
+# Who makes a certificate anew, by namespace and Secret. The job of Envoy Gateway's chart leaves those alone
+# that are there, unless it is told otherwise (envoyproxy/gateway v1.7.5 internal/cmd/certgen.go).
+_CONTROL_PLANE = (
+    "playbooks/gateway.yml --tags envoy_gateway -e "
+    """'{"envoy_gateway_values": {"certgen": {"job": {"args": ["--overwrite"]}}}}', """
+    "then kubectl -n envoy-gateway-system rollout restart deployment, then playbooks/gateway.yml"
+)
+RENEWALS = {
+    "envoy-ai-gateway-system/self-signed-cert-for-mutating-webhook": "playbooks/gateway.yml renews it",
+    **{f"envoy-gateway-system/{name}": _CONTROL_PLANE for name in ("envoy-gateway", "envoy", "envoy-rate-limit")},
+}
 # More lines of one kind would hide the others.
 MOST_LINES = 8
 MOST_CERTIFICATES = 5
@@ -296,10 +307,11 @@ def _certificates(found: Data, now: datetime) -> Iterator[Finding]:
         level = ERROR if left < LATE_DAYS else WARNING
         when = f"ended on {ends:%Y-%m-%d}" if ends <= now else f"ends in {left} days, on {ends:%Y-%m-%d}"
         host, _separator, file = name.partition(":")
+        namespace, _separator, secret = name.partition("/")
         remedy = (
             f"on {host}: microk8s refresh-certs --cert {file}"
             if file
-            else f"kubectl -n {name.partition('/')[0]} get secret {name.partition('/')[2]}; renew it where it came from"
+            else RENEWALS.get(name, f"kubectl -n {namespace} get secret {secret}; renew it where it came from")
         )
         yield Finding(level, f"the certificate {name} {when}", remedy)
 

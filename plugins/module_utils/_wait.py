@@ -268,7 +268,14 @@ class Verdict:
     def message(self, timeout: float) -> str:
         total = len(self.ready) + len(self.pending)
         lines = [f"- {name}: {reason}" for name, reason in self.pending.items()]
+        if self.pending:
+            lines.append(f"The whole story of the first: {_describe(next(iter(self.pending)))}. Then run this again.")
         return f"{len(self.pending)} of {total} objects not ready after {timeout:.0f} s:\n" + "\n".join(lines)
+
+
+def _describe(name: str) -> str:
+    kind, *inside, name = name.split("/")
+    return " ".join(["kubectl", *(f"-n {each}" for each in inside), "describe", f"{kind.lower()}/{name}"])
 
 
 class Waiter:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ansible_collections.tokenlabs.platform.plugins.modules import apply
 
+from tests.integration import faultproxy
 from tests.integration.apiserver import ApiServer
 from tests.integration.conftest import RunModule
 
@@ -499,6 +500,54 @@ def test_manifests_from_files(api: ApiServer, run: RunModule, namespace: str, tm
 def test_no_write_without_permission_to_read(api: ApiServer, run: RunModule, namespace: str) -> None:
     result = run(apply, definitions=[config_map()], namespace=namespace, impersonate_user="nobody")
     assert 'User "nobody" cannot get resource' in result["msg"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faultproxy.status(429, "TooManyRequests", retry_after=1),
+        faultproxy.status(503, "ServiceUnavailable"),
+        faultproxy.cut,
+    ],
+    ids=["429", "503", "cut"],
+)
+def test_an_api_that_stumbles(
+    api: ApiServer,
+    run: RunModule,
+    namespace: str,
+    fault: faultproxy.Fault,
+    late: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is bothered, whether the server had done by then what was asked or not."""
+    with faultproxy.running(api, tmp_path / "proxy") as proxy:
+        monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(proxy.kubeconfig))
+        proxy.on("discover", "patch", fault=fault, times=3, late=late)
+        made = run(apply, definitions=[config_map("a"), config_map("b")], namespace=namespace)
+        assert made["changed"] and not made.get("failed"), made
+        assert run(apply, definitions=[config_map("a"), config_map("b")], namespace=namespace)["changed"] is False
+
+
+@pytest.mark.parametrize(("code", "reason"), [(409, "Conflict"), (500, "InternalError")])
+def test_an_api_that_refuses_is_told_in_its_words(
+    api: ApiServer,
+    run: RunModule,
+    namespace: str,
+    code: int,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with faultproxy.running(api, tmp_path / "proxy") as proxy:
+        monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(proxy.kubeconfig))
+        proxy.on("patch", fault=faultproxy.status(code, reason, "these are its words"), times=1)
+        failed = run(apply, definitions=[config_map("a"), config_map("b")], namespace=namespace)
+        assert failed["failed"] and f"{code} {reason}: these are its words" in failed["msg"]
+        assert len(failed["failed_objects"]) == 1 and len(failed["changed_objects"]) == 1
+        mended = run(apply, definitions=[config_map("a"), config_map("b")], namespace=namespace)
+    assert mended["changed_objects"] == [failed["failed_objects"][0]["object"]]
 
 
 def test_all_real_definitions(api: ApiServer, run: RunModule, upstream: Path) -> None:

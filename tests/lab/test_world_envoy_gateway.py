@@ -118,6 +118,19 @@ def test_certgen_leaves_its_secrets_once() -> None:
     assert found.settle().get("Secret", "envoy", EG)["data"] == before
 
 
+def test_certgen_makes_certificates_anew_when_it_is_told_to() -> None:
+    def job(name: str, *args: str) -> Any:
+        containers = [{"name": "c", "image": "i", "command": ["envoy-gateway", "certgen"], "args": list(args)}]
+        return obj("Job", name, EG, spec={"template": {"spec": {"containers": containers}}}, status={"succeeded": 1})
+
+    found = World([job("first")], RECONCILERS).settle()
+    before = found.get("Secret", "envoy", EG)["data"]
+    found.store.put("Job", job("second", "--overwrite"))
+    after = found.settle().get("Secret", "envoy", EG)["data"]
+    assert after != before
+    assert found.settle().get("Secret", "envoy", EG)["data"] == after
+
+
 def test_an_unfinished_or_foreign_job_makes_no_certificates() -> None:
     def job(name: str, command: list[str], done: int) -> Any:
         containers = [{"name": "c", "image": "i", "command": command}]

@@ -55,6 +55,22 @@ def kill_when(name: str, matches: Callable[[str], bool], *arguments: str, limit:
         process.wait()
 
 
+def run_and(name: str, matches: Callable[[str], bool], act: Callable[[], object], *arguments: str) -> Run:
+    """Let a playbook run to its end, and do something when a line of its output matches for the first time."""
+    command = [*ENTER, "ansible-playbook", "-i", INVENTORY, f"playbooks/{name}.yml", *arguments]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said, done = [], False
+    for line in process.stdout:
+        said.append(line)
+        if not done and matches(line):
+            act()
+            done = True
+    result = Run(process.wait(), "".join(said))
+    assert done, f"no line matched:\n{result.text[-4000:]}"
+    return result
+
+
 def kubectl(*arguments: str) -> str:
     """The output of a kubectl that must work."""
     result = run("kubectl", *arguments)

@@ -17,7 +17,7 @@ from lab.world.actions import Action, Apply, CreateOnce, Delete, Patch, SetStatu
 from lab.world.engine import Reconciler
 from lab.world.gateways import CONTROLLER, GATEWAY_API
 from lab.world.pki import issue
-from lab.world.store import Json, Store, deleting, labels
+from lab.world.store import Json, Store, deleting, labels, notes
 
 MANAGER = "envoy-gateway"
 CONFIGMAP = "envoy-gateway-config"
@@ -26,6 +26,7 @@ ENVOY_IMAGE = "docker.io/envoyproxy/envoy:distroless-v1.37.5"
 RATELIMIT_IMAGE = "docker.io/envoyproxy/ratelimit:f2fb1577"
 OWNING = "gateway.envoyproxy.io/owning-gateway-"
 CERTIFICATES = ("envoy-gateway", "envoy", "envoy-rate-limit")
+RENEWED = "lab.tokenlabs.io/renewed-by"
 
 
 # --- the controller itself
@@ -55,7 +56,14 @@ def certgen(job: Json, store: Store) -> Iterator[Action]:
     called = [*(containers[0].get("command") or []), *(containers[0].get("args") or [])]
     if "certgen" not in called or not (job.get("status") or {}).get("succeeded"):
         return
-    yield from _secrets(job["metadata"]["namespace"])
+    namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
+    yield from _secrets(namespace)
+    # What is there is left alone without this (envoyproxy/gateway v1.7.5 internal/cmd/certgen.go).
+    for name in CERTIFICATES if "--overwrite" in called else ():
+        secret = store.get("Secret", namespace, name)
+        if secret and notes(secret).get(RENEWED) != uid:
+            fresh = _certificate(namespace, name)["data"]
+            yield Patch(secret, {"metadata": {"annotations": {RENEWED: uid}}, "data": fresh})
 
 
 def certgen_of_before(deployment: Json, store: Store) -> Iterator[Action]:

@@ -201,10 +201,24 @@ TROUBLES: dict[str, tuple[Callable[[Data], None], str, str, str]] = {
         "--tags report",
     ),
     "certificate soon": (
+        in_platform(certificates=[{"name": "token-labs/tls", "ends": days(20)}]),
+        "warning",
+        "token-labs/tls ends in 20 days",
+        "-n token-labs get secret tls",
+    ),
+    "certificate of Envoy Gateway": (
         in_platform(certificates=[{"name": "envoy-gateway-system/envoy", "ends": days(20)}]),
         "warning",
         "envoy-gateway-system/envoy ends in 20 days",
-        "-n envoy-gateway-system get secret envoy",
+        "--overwrite",
+    ),
+    "certificate of the webhook": (
+        in_platform(
+            certificates=[{"name": "envoy-ai-gateway-system/self-signed-cert-for-mutating-webhook", "ends": days(6)}]
+        ),
+        "error",
+        "self-signed-cert-for-mutating-webhook ends in 6 days",
+        "gateway.yml renews it",
     ),
     "certificate over": (
         host(certificates={"server.crt": days(-2)}),

@@ -295,7 +295,9 @@ def test_time_out_tells_what_and_why() -> None:
     verdict = waiter(world).wait([NODE], 10)
     assert verdict.waited == 10.0
     assert verdict.message(10) == (
-        "1 of 1 objects not ready after 10 s:\n- Node/n/x: condition Ready is False (Down: dead); event Rebooted: again"
+        "1 of 1 objects not ready after 10 s:\n"
+        "- Node/n/x: condition Ready is False (Down: dead); event Rebooted: again\n"
+        "The whole story of the first: kubectl -n n describe node/x. Then run this again."
     )
 
 
