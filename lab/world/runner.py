@@ -441,6 +441,8 @@ def webhook(pod: Pod) -> Order:
         "lab.world.webhook",
         "--address",
         pod.address,
+        "--namespace",
+        pod.space,
         "--certs",
         str(certs),
         "--image",

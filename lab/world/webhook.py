@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Envoy AI Gateway's pod mutator: gives Envoy pods their filter, once a Gateway has AI routes."""
+"""Envoy AI Gateway's pod mutator: gives Envoy pods their filter, once a Gateway has AI routes.
+
+It writes the authority of its certificate into the cluster's webhook when it starts, and only then
+(envoyproxy/ai-gateway v0.5.0 cmd/controller/main.go).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lab.world.api import Api
+from lab.world.api import MERGE, Api
 
 CONTAINER = "ai-gateway-extproc"
+WEBHOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/envoy-ai-gateway-gateway-pod-mutator"
 OWNING = "gateway.envoyproxy.io/owning-gateway-"
 POLL = 1.0
 Json = dict[str, Any]
@@ -66,6 +71,17 @@ def review(request: Json, secret_exists: Any, image: str) -> Json:
     return answer
 
 
+def show_authority(api: Api, namespace: str, bundle: bytes) -> None:
+    path, ca = f"{WEBHOOK}.{namespace}", base64.b64encode(bundle).decode()
+    found = api.get(path)
+    if found is None:
+        raise SystemExit(f"failed to get mutating webhook configuration: {path}")
+    (hook,) = found["webhooks"]
+    if hook["clientConfig"].get("caBundle") != ca:
+        hook["clientConfig"]["caBundle"] = ca
+        api.request("PATCH", path, {"webhooks": [hook]}, content_type=MERGE)
+
+
 def serve(address: str, certs: Path, image: str, api: Api) -> None:
     def exists(namespace: str, name: str) -> bool:
         return api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}") is not None
@@ -111,10 +127,13 @@ def _accept(server: socket.socket) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", required=True)
+    parser.add_argument("--namespace", required=True)
     parser.add_argument("--certs", type=Path, required=True)
     parser.add_argument("--image", required=True)
     options = parser.parse_args()
-    serve(options.address, options.certs, options.image, Api(os.environ["KUBECONFIG"], "lab-ai-gateway"))
+    api = Api(os.environ["KUBECONFIG"], "lab-ai-gateway")
+    show_authority(api, options.namespace, (options.certs / "ca.crt").read_bytes())
+    serve(options.address, options.certs, options.image, api)
 
 
 if __name__ == "__main__":

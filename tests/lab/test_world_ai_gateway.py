@@ -181,17 +181,28 @@ def test_a_controller_older_than_the_pools_crd_does_not_look_at_pools() -> None:
 
 
 # --- the webhook
-def test_the_ca_is_written_into_the_webhook_once_the_controller_runs() -> None:
-    def hook() -> Any:
-        return obj("MutatingWebhookConfiguration", f"envoy-ai-gateway-gateway-pod-mutator.{AIEG}",
-                   webhooks=[{"name": "h", "clientConfig": {"service": {"name": "s"}}}])  # fmt: skip
+def test_the_authority_is_shown_at_the_start() -> None:
+    class Server:
+        def __init__(self, *hooks: Any) -> None:
+            self.hooks, self.written = hooks, list[Any]()
 
-    secret = obj("Secret", "self-signed-cert-for-mutating-webhook", AIEG, data={"ca.crt": "Q0E="})
-    name = hook()["metadata"]["name"]
-    ready = world(hook(), secret).get("MutatingWebhookConfiguration", name)
-    assert ready["webhooks"][0]["clientConfig"] == {"service": {"name": "s"}, "caBundle": "Q0E="}
-    early = world(hook(), secret, available=False).get("MutatingWebhookConfiguration", name)
-    assert "caBundle" not in early["webhooks"][0]["clientConfig"]
+        def get(self, path: str) -> Any:
+            assert path.endswith(f"/envoy-ai-gateway-gateway-pod-mutator.{AIEG}")
+            return {"webhooks": list(self.hooks)} if self.hooks else None
+
+        def request(self, method: str, path: str, body: Any, content_type: str) -> None:
+            self.written.append(body)
+
+    hook = {"name": "h", "clientConfig": {"service": {"name": "s"}}}
+    server: Any = Server(hook)
+    webhook.show_authority(server, AIEG, b"CA")
+    shown = {"name": "h", "clientConfig": {"service": {"name": "s"}, "caBundle": "Q0E="}}
+    assert server.written == [{"webhooks": [shown]}]
+    server = Server(shown)
+    webhook.show_authority(server, AIEG, b"CA")
+    assert server.written == []
+    with pytest.raises(SystemExit):
+        webhook.show_authority(Server(), AIEG, b"CA")  # type: ignore[arg-type]
 
 
 def review(labels: dict[str, str], exists: bool) -> Any:

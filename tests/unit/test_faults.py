@@ -10,6 +10,12 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "docs/faults.md").read_text()
 FAULTS = 25
+REPAIRS = REPO / "tests/scenarios/test_lifecycle_repair.py"
+
+
+def names_in(path: Path) -> set[str]:
+    body = ast.parse(path.read_text()).body
+    return {item.name for item in body if isinstance(item, ast.FunctionDef) and item.name.startswith("test_")}
 
 
 def rows() -> dict[int, list[str]]:
@@ -22,13 +28,8 @@ def rows() -> dict[int, list[str]]:
 
 def written() -> set[str]:
     """The tests of faults that exist."""
-    trees = [ast.parse(path.read_text()) for path in (REPO / "tests/scenarios").glob("test_*.py")]
-    return {
-        item.name
-        for tree in trees
-        for item in tree.body
-        if isinstance(item, ast.FunctionDef) and item.name.startswith("test_fault_")
-    }
+    names = set().union(*map(names_in, (REPO / "tests/scenarios").glob("test_*.py")))
+    return {name for name in names if name.startswith("test_fault_")}
 
 
 def test_every_fault_has_a_test_of_its_number() -> None:
@@ -44,3 +45,12 @@ def test_the_tests_named_are_the_tests_there_are() -> None:
 def test_every_file_that_the_text_names_exists() -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py)`", TEXT):
         assert (REPO / name).is_file(), name
+
+
+def test_every_test_that_the_text_names_exists() -> None:
+    there = set().union(*map(names_in, (REPO / "tests").rglob("test_*.py")))
+    assert set(re.findall(r"`(test_\w+)`", TEXT)) <= there
+
+
+def test_every_repair_is_in_the_text() -> None:
+    assert names_in(REPAIRS) <= set(re.findall(r"`(test_\w+)`", TEXT))

@@ -34,28 +34,6 @@ def filter_secret(gateway: Json) -> str:
     return f"{gateway['metadata']['name']}-{gateway['metadata']['namespace']}"
 
 
-# --- the webhook
-def ca_bundle(webhook: Json, store: Store) -> Iterator[Action]:
-    """The controller writes the CA of its own certificate into its webhook."""
-    running = controller(store)
-    if not running or not webhook["metadata"]["name"].startswith("envoy-ai-gateway-gateway-pod-mutator."):
-        return
-    space = running["metadata"]["namespace"]
-    name = next(
-        (
-            volume["secret"]["secretName"]
-            for volume in running["spec"]["template"]["spec"].get("volumes") or []
-            if volume["name"] == "certs" and volume.get("secret")
-        ),
-        "self-signed-cert-for-mutating-webhook",
-    )
-    ca = ((store.get("Secret", space, name) or {}).get("data") or {}).get("ca.crt")
-    hooks = webhook.get("webhooks") or []
-    if ca and any(hook["clientConfig"].get("caBundle") != ca for hook in hooks):
-        patched = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": ca}} for hook in hooks]
-        yield Patch(webhook, {"webhooks": patched})
-
-
 # --- finalizers
 def _guarded(obj: Json) -> Iterator[Action]:
     """The finalizer that every object of the group gets, and loses when it is deleted."""
@@ -353,7 +331,6 @@ def pool(obj: Json, store: Store) -> Iterator[Action]:
 
 _SEEN = frozenset({"Deployment"})
 RECONCILERS = [
-    Reconciler("aieg-webhook", "MutatingWebhookConfiguration", ca_bundle, frozenset({"Deployment", "Secret"})),
     Reconciler("aieg-route", "AIGatewayRoute", route, _SEEN | {"AIServiceBackend", "HTTPRoute", "HTTPRouteFilter"}),
     Reconciler("aieg-gateway", "Gateway", gateway, _SEEN | {"AIGatewayRoute", "Pod", "Secret"}),
     Reconciler("aieg-orphan", "Secret", orphan, _SEEN | {"AIGatewayRoute", "Gateway"}),
