@@ -49,3 +49,10 @@ def test_the_tables_of_variables_are_fresh() -> None:
     command = [sys.executable, REPO / "scripts/role_readmes.py", "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+
+
+def test_charts_are_installed_in_one_way() -> None:
+    """By helm_release, or helmfile for the models: both hold them against checksums. Others only take releases away."""
+    tasks = [task for path in REPO.glob("roles/*/tasks/*.yml") for task in load(path) or []]
+    helm = [task["kubernetes.core.helm"] for task in tasks if "kubernetes.core.helm" in task]
+    assert helm and all((each.get("release_state") or each.get("state")) == "absent" for each in helm), helm
