@@ -220,7 +220,7 @@ def test_a_policy_that_is_not_enforced_is_named_with_its_message() -> None:
 
 @pytest.mark.parametrize(
     ("task", "part"),
-    [("crds : Apply", "etcd"), ("envoy_gateway : Install", "kube-apiserver"), ("policies : Apply", "etcd")],
+    [("crds : Apply", "etcd"), ("envoy_gateway : Install", "kube-apiserver"), ("policies : Bring", "etcd")],
 )
 def test_the_api_is_away_for_a_moment(task: str, part: str) -> None:
     """It is killed in the middle of the work, and comes back: waited for, or told. The next run finishes the job."""
