@@ -28,9 +28,8 @@ from typing import Any
 from ansible_collections.tokenlabs.platform.plugins.module_utils._definitions import (
     DEFINITIONS,
     DIGEST,
-    GATES,
-    NAMESPACES,
     OBJECTS,
+    PHASES,
     digest,
     group_kind,
     is_secret,
@@ -261,7 +260,7 @@ class Applier:
 
         if self._collect(in_parallel(look, items, self._kube.workers)):
             return self._report
-        for number in (NAMESPACES, DEFINITIONS, OBJECTS, GATES):
+        for number in PHASES:
             batch = [item for item in items if phase(item.body) == number]
             failed = self._collect(in_parallel(self._reconcile, batch, self._kube.workers), done=True)
             if number == DEFINITIONS and not failed and not self._check:
@@ -286,7 +285,7 @@ class Applier:
 
         if self._collect(in_parallel(look, items, self._kube.workers)):
             return self._report
-        for number in (GATES, OBJECTS, DEFINITIONS, NAMESPACES):
+        for number in reversed(PHASES):
             batch = [item for item in items if phase(item.body) == number]
             if self._collect(in_parallel(self._remove, batch, self._kube.workers), done=True):
                 self._fail(

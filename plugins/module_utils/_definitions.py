@@ -39,7 +39,7 @@ SERVERS_METADATA = frozenset(
         "uid",
     }
 )
-NAMESPACES, DEFINITIONS, OBJECTS, GATES = range(4)
+NAMESPACES, DEFINITIONS, ACCOUNTS, OBJECTS, GATES = PHASES = range(5)
 # What can keep other objects from being written comes after them.
 GATE_KINDS = frozenset({"APIService", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"})
 
@@ -189,11 +189,17 @@ def group_kind(body: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def phase(body: Mapping[str, Any]) -> int:
-    """Namespaces first, then CRDs, then all else, and last what could refuse the others."""
+    """Namespaces first, then CRDs, accounts, all else, and last what could refuse the others.
+
+    A token's Secret that is there before its ServiceAccount is deleted by Kubernetes (source: kubernetes/kubernetes
+    pkg/controller/serviceaccount/tokens_controller.go).
+    """
     if body["kind"] == "Namespace":
         return NAMESPACES
     if body["kind"] == "CustomResourceDefinition":
         return DEFINITIONS
+    if body["kind"] == "ServiceAccount":
+        return ACCOUNTS
     return GATES if body["kind"] in GATE_KINDS else OBJECTS
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -25,6 +26,13 @@ class Run:
 
     code: int
     text: str
+
+    @property
+    def changed(self) -> int:
+        """What a playbook changed on all hosts together."""
+        counts = re.findall(r"changed=(\d+)", self.text)
+        assert counts, self.text
+        return sum(int(count) for count in counts)
 
 
 def run(*command: str | Path, timeout: int = 900) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 import urllib.error
@@ -56,10 +55,6 @@ class Site:
 
     def play(self, name: str, *arguments: str) -> Run:
         return run("ansible-playbook", "-i", self.inventory, f"playbooks/{name}.yml", *arguments)
-
-
-def changed(done: Run) -> int:
-    return sum(int(count) for count in re.findall(r"changed=(\d+)", done.text))
 
 
 def address() -> str:

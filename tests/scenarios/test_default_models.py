@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.scenarios.models import NOWHERE, Site, answers, changed, deployments, is_unknown, listed, simulator
+from tests.scenarios.models import NOWHERE, Site, answers, deployments, is_unknown, listed, simulator
 
 
 def test_one_that_never_starts_is_named_and_the_others_serve(tmp_path: Path) -> None:
@@ -34,4 +34,4 @@ def test_one_that_never_starts_is_named_and_the_others_serve(tmp_path: Path) -> 
     for name in served:
         answers(name)
     again = site.play("inference")
-    assert (again.code, changed(again)) == (0, 0), again.text
+    assert (again.code, again.changed) == (0, 0), again.text

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.scenarios.conftest import REPO, kubectl
-from tests.scenarios.models import KEYS, SOON, Site, address, changed
+from tests.scenarios.models import KEYS, SOON, Site, address
 
 # The lab's side of the network: no pod and no host, as a server in the next room.
 NIM, PORT = "10.77.255.254", 9070
@@ -104,7 +104,7 @@ def test_speech_comes_and_goes(nim: str, tmp_path: Path) -> None:
     said = " ".join(verdict.text.split())
     assert "ok audio: speech" in said and "ok audio: transcriptions" in said
     again = site.play("inference")
-    assert (again.code, changed(again)) == (0, 0), again.text
+    assert (again.code, again.changed) == (0, 0), again.text
 
     file.write_text(before)
     for name in ("gateway", "inference"):
@@ -116,4 +116,4 @@ def test_speech_comes_and_goes(nim: str, tmp_path: Path) -> None:
     refused("/v1/audio/speech")
     refused(OWN_PATH)
     again = site.play("inference")
-    assert (again.code, changed(again)) == (0, 0), again.text
+    assert (again.code, again.changed) == (0, 0), again.text

@@ -106,5 +106,5 @@ def test_a_second_run_changes_nothing() -> None:
     began = time.time()
     again = playbook("observability", *STACK)
     assert again.code == 0, again.text
-    assert "changed=0" in again.text
+    assert again.changed == 0, again.text
     assert evidence.writes(began) == []

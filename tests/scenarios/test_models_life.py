@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.scenarios.evidence import mutating_commands, writes
-from tests.scenarios.models import Site, answers, changed, deployments, is_unknown, listed, places
+from tests.scenarios.models import Site, answers, deployments, is_unknown, listed, places
 
 pytestmark = pytest.mark.long
 CHAT, SEES = "nvidia/Llama-3.1-Nemotron-Nano-8B-v1", "nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-FP8"
@@ -39,7 +39,7 @@ def test_models_from_nothing_and_again(site: Site) -> None:
     assert listed() == [CHAT, SEES]
     begun = time.time()
     second = site.play("inference")
-    assert (second.code, changed(second)) == (0, 0), second.text
+    assert (second.code, second.changed) == (0, 0), second.text
     assert (mutating_commands(begun), writes(begun)) == ([], [])
 
 
@@ -79,5 +79,5 @@ def test_a_model_on_a_second_spark_is_a_second_worker(site: Site) -> None:
 
 def test_after_all_that_nothing_is_left_to_do(site: Site) -> None:
     again = site.play("inference")
-    assert (again.code, changed(again)) == (0, 0), again.text
+    assert (again.code, again.changed) == (0, 0), again.text
     assert site.play("verify").code == 0

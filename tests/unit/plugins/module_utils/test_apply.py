@@ -353,7 +353,7 @@ def test_manifests_are_read_as_kubernetes_reads_them() -> None:
 
 
 def test_phases() -> None:
-    kinds = ["ValidatingWebhookConfiguration", "Pod", "CustomResourceDefinition", "Namespace"]
+    kinds = ["ValidatingWebhookConfiguration", "Secret", "ServiceAccount", "CustomResourceDefinition", "Namespace"]
     assert sorted(kinds, key=lambda kind: phase({"kind": kind})) == list(reversed(kinds))
 
 
